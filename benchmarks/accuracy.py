@@ -1,0 +1,75 @@
+"""From answers to figures: how often an artifact is right, and how often it says what the Keras model says."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from leafport import metrics
+from leafport.benchmarks.report import Accuracy, Agreement
+from leafport.contract import Contract
+from leafport.errors import MeasurementError
+
+
+def accuracy(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) -> Accuracy:
+    """Figures of float [N, classes] answers, the right ones being int [N] indices into the contract's labels."""
+    classes = len(contract.labels)
+    top3, top5 = (metrics.top_k(probabilities, truth, k) if k < classes else None for k in (3, 5))
+    top = Accuracy(n=len(truth), top1=metrics.top_k(probabilities, truth, 1), top3=top3, top5=top5)
+    if contract.safety is None:
+        return top
+    binary = metrics.binary_figures(
+        contract.positive_score(probabilities),
+        np.isin(truth, contract.positive_indices),
+        contract.safety.threshold,
+        confidence=contract.safety.confidence,
+    )
+    return top.model_copy(
+        update={
+            "threshold": binary.threshold,
+            "positives": binary.positives,
+            "negatives": binary.negatives,
+            "recall": binary.recall,
+            "recall_lower_bound": binary.recall_lower_bound,
+            "precision": binary.precision,
+            "f1": binary.f1,
+            "false_alarm_rate": binary.false_alarm_rate,
+        }
+    )
+
+
+def agreement(reference: np.ndarray, answers: np.ndarray, contract: Contract) -> Agreement:
+    """How ``answers`` compare with ``reference``, the Keras model's: float [N, classes], of the same photographs."""
+    flips = None
+    if contract.safety is not None:
+        threshold = contract.safety.threshold
+        flips = int(((_score(reference, contract) >= threshold) & (_score(answers, contract) < threshold)).sum())
+    return Agreement(
+        n=len(reference),
+        top1=float((reference.argmax(axis=1) == answers.argmax(axis=1)).mean()),
+        max_abs_diff=float(np.abs(reference - answers).max()),
+        flips_to_safe=flips,
+    )
+
+
+def check(answers: np.ndarray, n: int, contract: Contract) -> np.ndarray:
+    """Answers as float32 [n, classes], refused when they are not probabilities.
+
+    Raises:
+        MeasurementError: another shape, values that are no numbers or outside 0..1, or rows that do not add up to 1.
+    """
+    expected = (n, len(contract.labels))
+    if answers.shape != expected:
+        raise MeasurementError(f"it answered with an array of shape {answers.shape}, not {expected}")
+    if not np.isfinite(answers).all():
+        raise MeasurementError("its answers hold values that are not numbers")
+    if answers.min() < -1e-3 or answers.max() > 1 + 1e-3:
+        raise MeasurementError(f"its answers range from {answers.min():g} to {answers.max():g}: no probabilities")
+    # An int8 file rounds each class to 1/256, so over many classes its rows may miss 1 by a good deal.
+    allowed = 0.01 + expected[1] / 512
+    if (worst := float(np.abs(answers.sum(axis=1) - 1).max())) > allowed:
+        raise MeasurementError(f"its answers add up to 1 only within {worst:.3f}: no probabilities")
+    return answers.astype(np.float32, copy=False)
+
+
+def _score(probabilities: np.ndarray, contract: Contract) -> np.ndarray:
+    return contract.positive_score(probabilities).astype(np.float64)

@@ -1,0 +1,213 @@
+"""Benchmarking an export folder: every artifact measured, one after another, each in a process of its own."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leafport import classifier as classifiers
+from leafport import files, process
+from leafport.benchmarks import views
+from leafport.benchmarks.accuracy import accuracy, agreement, check
+from leafport.benchmarks.machine import machine, versions
+from leafport.benchmarks.photographs import Photographs, Progress, choose, decode
+from leafport.benchmarks.report import KERAS, Artifact, ContractRecord, Latency, Report
+from leafport.contract import Contract
+from leafport.errors import LeafportError, ModelError, TargetError
+from leafport.export import manifest as manifests
+from leafport.export.manifest import Manifest
+from leafport.training.splits import Splits
+
+LOG_FILE = "bench.log"
+SPLITS_FILE = "splits.json"
+TIME_LIMIT_S = 3600.0
+
+
+def bench(
+    exports: Path,
+    data: Path | None,
+    out: Path,
+    *,
+    threads: int = 1,
+    artifacts: Sequence[str] = (),
+    limit: int | None = None,
+    classifier: Path | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+    progress: Progress = lambda what, done, total: None,
+) -> Report:
+    """Measure the artifacts of an export folder beside their classifier, and write report.json, .md and .html.
+
+    Args:
+        exports: what ``leafport export`` wrote.
+        data: photographs in class folders; those the model has seen in training are left out. None: its test split.
+        out: the folder to write the report and ``bench.log`` into.
+        threads: the number of threads every runtime may use.
+        artifacts: targets or artifacts to measure ("tflite", "onnx-float32"); all when empty.
+        limit: use at most so many photographs, the classes as even as they can be.
+        classifier: the classifier's folder, where it is no longer where the manifest says.
+        time_limit_s: seconds after which an artifact's process is ended.
+        progress: called with (what is being done, done, in all).
+
+    Raises:
+        ModelError: not an export folder, or not the classifier it was made from.
+        TargetError: ``artifacts`` names none that is there.
+        DataError: no photographs to judge by, or a folder of another class.
+        OutputError: ``out`` cannot be written to.
+    """
+    manifest = manifests.read(exports)
+    names = _names(manifest, exports, artifacts)
+    keras_path = _classifier(manifest, classifier)
+    splits = Splits.load(exports / SPLITS_FILE) if (exports / SPLITS_FILE).is_file() else None
+    photographs = choose(data, splits, manifest.contract, limit=limit, progress=progress)
+    with files.writable(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / LOG_FILE).write_text("")
+    with tempfile.TemporaryDirectory(prefix="leafport-bench-") as folder:
+        work = _Work(manifest.contract, photographs, Path(folder), out / LOG_FILE, threads, time_limit_s)
+        decode(photographs.paths, manifest.contract.image, work.images, progress=progress)
+        here = machine()
+        progress("Measuring keras", 0, len(names) + 1)
+        rows = [work.row({"name": KERAS, "target": KERAS, "variant": ""}, keras_path)]
+        for done, name in enumerate(names, 1):
+            progress(f"Measuring {name}", done, len(names) + 1)
+            rows.append(_exported(work, manifest, exports, name))
+        progress("Measured", len(names) + 1, len(names) + 1)
+    report = Report(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=here,
+        versions=versions(),
+        contract=ContractRecord.of(manifest.contract),
+        data=photographs.data,
+        threads=threads,
+        artifacts=tuple(rows),
+    )
+    views.render([report], out)
+    return report
+
+
+class _Work:
+    """What all measurements of one model share; keeps the Keras model's answers once it has them."""
+
+    def __init__(
+        self, contract: Contract, photographs: Photographs, folder: Path, log: Path, threads: int, time_limit_s: float
+    ) -> None:
+        self.images = folder / "images.npy"
+        self._contract = contract
+        self._truth = photographs.truth
+        self._answers = folder / "answers.npy"
+        self._log = log
+        self._threads = threads
+        self._time_limit_s = time_limit_s
+        self._reference: np.ndarray | None = None
+
+    def row(self, head: dict[str, Any], path: Path) -> Artifact:
+        """The row of the artifact at ``path``, with its figures or the reason why it has none."""
+        figures: dict[str, Any] = {}
+        try:
+            figures |= _sizes(path, keras=head["target"] == KERAS)
+            figures |= self._measured(head["target"], path)
+            return Artifact(**head, **figures, valid=True)
+        except (LeafportError, OSError) as problem:
+            reason = _without_paths(str(problem), path, self._log.parent, self.images.parent)
+            return Artifact(**head, **figures, valid=False, invalid_reason=reason)
+
+    def _measured(self, target: str, path: Path) -> dict[str, Any]:
+        figures = process.call(
+            "leafport.benchmarks.measure:measure",
+            {
+                "target": target,
+                "path": str(path),
+                "contract": self._contract.to_json(),
+                "threads": self._threads,
+                "images": str(self.images),
+                "answers": str(self._answers),
+            },
+            log=self._log,
+            time_limit_s=self._time_limit_s,
+            environment=_environment(self._threads),
+        ).value
+        answers = check(np.load(self._answers), len(self._truth), self._contract)
+        if target == KERAS:
+            self._reference = answers
+        compared = None
+        if target != KERAS and self._reference is not None:
+            compared = agreement(self._reference, answers, self._contract)
+        return {
+            "executes": figures["executes"],
+            "accuracy": accuracy(answers, self._truth, self._contract),
+            "agreement": compared,
+            "latency_ms": _latency(figures),
+            "latency_reason": figures["untimed"],
+            **{key: figures[key] for key in ("load_ms", "first_ms", "peak_rss_bytes")},
+        }
+
+
+def _exported(work: _Work, manifest: Manifest, exports: Path, name: str) -> Artifact:
+    entry = manifest.artifacts[name]
+    head = {"name": name, "target": entry.target, "variant": entry.variant, "sha256": entry.sha256}
+    if entry.status != "ok":
+        return Artifact(**head, valid=False, invalid_reason=_without_paths(f"not exported: {entry.reason}", exports))
+    path = manifest.artifact_path(exports, name)
+    if not path.exists():
+        return Artifact(**head, valid=False, invalid_reason=f"{entry.path} is not there any more: export again")
+    if files.sha256(path) != entry.sha256:
+        reason = f"{entry.path} is not the file the manifest describes: export again"
+        return Artifact(**head, valid=False, invalid_reason=reason)
+    return work.row(head, path)
+
+
+def _names(manifest: Manifest, exports: Path, patterns: Sequence[str]) -> list[str]:
+    """The artifacts that ``patterns`` name, in the manifest's order; all that were exported or failed without any."""
+    for pattern in patterns:
+        if not any(pattern in (name, entry.target) for name, entry in manifest.artifacts.items()):
+            there = ", ".join(manifest.artifacts) or "none"
+            raise TargetError(f"{exports} holds no artifact {pattern!r}. It holds: {there}.")
+    chosen = {
+        name: entry for name, entry in manifest.artifacts.items() if not patterns or {name, entry.target} & {*patterns}
+    }
+    if not chosen:
+        raise ModelError(f"{exports} holds no artifacts. Export some: leafport export RUN --out {exports}.")
+    return list(chosen)
+
+
+def _classifier(manifest: Manifest, given: Path | None) -> Path:
+    """The folder of the very classifier the artifacts were made from."""
+    path = given or Path(manifest.classifier.path)
+    if given is None and not path.is_dir():
+        raise ModelError(f"The classifier is no longer at {path}. Say where it is: --classifier RUN.")
+    classifiers.load_contract(path)
+    if classifiers.digest(path) != manifest.classifier.sha256:
+        raise ModelError(f"{path} is not the classifier these files were made from. Export again, or give that one.")
+    return path
+
+
+def _sizes(path: Path, *, keras: bool) -> dict[str, int]:
+    stored = path / classifiers.MODEL_FILE if keras else path
+    return {"size_bytes": files.size_bytes(stored), "zipped_bytes": files.zipped_bytes(stored)}
+
+
+def _latency(figures: dict[str, Any]) -> Latency | None:
+    if not figures["samples_ms"]:
+        return None
+    median, p90, p99 = (round(float(value), 5) for value in np.percentile(figures["samples_ms"], (50, 90, 99)))
+    return Latency(median=median, p90=p90, p99=p99, samples=figures["samples_ms"], warmup=figures["warmup_ms"])
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Runtimes that take no number of threads as an argument take it from here."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+    return {**dict.fromkeys(names, str(threads)), "TF_NUM_INTEROP_THREADS": "1"}
+
+
+def _without_paths(text: str, *folders: Path) -> str:
+    """A reason fit for a report that is passed around: nobody's folders are in it."""
+    text = re.sub(r" \(log: .*\)$", f" ({LOG_FILE} has more)", text)
+    for folder in sorted((str(folder.absolute()) for folder in (*folders, Path.home())), key=len, reverse=True):
+        text = text.replace(f"{folder}/", "")
+    return re.sub(r"(?<![\w./<])/(?:[^\s/:'\"]+/)+", "", text)

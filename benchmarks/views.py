@@ -1,0 +1,145 @@
+"""Views of reports: report.json, report.md and one self-contained report.html, which asks nothing of any network.
+
+Names, labels, paths and reasons come from files and folders anybody may have named: the page escapes them all, and
+forbids scripts and foreign content besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leafport import files
+from leafport.benchmarks import figures, plot, verdict
+from leafport.benchmarks import report as schema
+from leafport.benchmarks.report import JSON_FILE, Report
+
+if TYPE_CHECKING:
+    import jinja2
+
+MARKDOWN_FILE = "report.md"
+HTML_FILE = "report.html"
+
+
+def render(reports: Sequence[Report], out: Path) -> Path:
+    """Write report.json, report.md and report.html of one or more reports into ``out``; returns the page's path.
+
+    Raises:
+        OutputError: ``out`` cannot be written to.
+    """
+    page, text = html(reports), markdown(reports)
+    schema.write(out / JSON_FILE, reports)
+    files.write_text(out / MARKDOWN_FILE, text)
+    files.write_text(out / HTML_FILE, page)
+    return out / HTML_FILE
+
+
+def html(reports: Sequence[Report]) -> str:
+    """The page: one section per report."""
+    return _template("report.html.j2").render(_context(reports))
+
+
+def markdown(reports: Sequence[Report]) -> str:
+    """The same in Markdown, without the pictures."""
+    return _template("report.md.j2").render(_context(reports))
+
+
+def _context(reports: Sequence[Report]) -> dict[str, Any]:
+    return {
+        "reports": reports,
+        "titles": _titles(reports),
+        "verdict": verdict,
+        "plot": plot,
+        "figures": figures,
+        "best": best,
+        "safe_promise": safe_promise,
+    }
+
+
+def _titles(reports: Sequence[Report]) -> list[str]:
+    """Each report's name; with its machine's where models repeat."""
+    names = [report.contract.name for report in reports]
+    return [
+        f"{report.contract.name} on {report.machine.cpu}" if names.count(report.contract.name) > 1 else name
+        for report, name in zip(reports, names, strict=True)
+    ]
+
+
+def best(report: Report) -> dict[str, set[str]]:
+    """The artifacts with the best value of each column, where they differ in it; the Keras model does not compete."""
+    rows = verdict.measured(report)
+    timed = [row for row in rows if row.latency_ms]
+    return {
+        "size": _least({row.name: row.size_bytes for row in rows}),
+        "zipped": _least({row.name: row.zipped_bytes for row in rows}),
+        "median": _least({row.name: row.latency_ms.median for row in timed if row.latency_ms}),
+        "load": _least({row.name: row.load_ms for row in timed}),
+        "memory": _least({row.name: row.peak_rss_bytes for row in timed}),
+        "top1": _least({row.name: -row.accuracy.top1 for row in rows if row.accuracy}),
+    }
+
+
+def safe_promise(report: Report) -> list[str]:
+    """What the contract promises of alarms, in sentences."""
+    safety = report.contract.safety
+    assert safety is not None
+    confidence = figures.percent(safety.confidence)
+    said = [
+        f"A photograph is called dangerous when the dangerous labels' probabilities add up to {safety.threshold:g} "
+        "or more.",
+        f"That threshold was chosen on {safety.positives:,} dangerous and {safety.negatives:,} harmless photographs of "
+        f"the {safety.chosen_on} split. There it found {figures.percent(safety.recall)} of the dangerous ones and "
+        f"called {figures.percent(safety.false_alarm_rate)} of the harmless ones dangerous.",
+    ]
+    promise = (
+        f"With {confidence} confidence it finds at least {figures.percent(safety.recall_lower_bound)} of dangerous "
+        "photographs like those"
+    )
+    required = figures.percent(safety.required_recall)
+    if safety.attained:
+        said.append(f"{promise}; {required} were required.")
+    else:
+        said.append(
+            f"{promise}: less than the {required} required. No threshold reaches that with so few dangerous "
+            "photographs, so it is the largest that missed none of them."
+        )
+    if safety.not_sure:
+        low, high = safety.not_sure
+        said.append(f"Between {low:g} and {high:g} an app should say that it does not know.")
+    return said
+
+
+def _least(values: dict[str, Any]) -> set[str]:
+    known = {name: value for name, value in values.items() if value is not None}
+    if len(set(known.values())) < 2:
+        return set()
+    return {name for name, value in known.items() if value == min(known.values())}
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("leafport.benchmarks"),
+        autoescape=lambda name: name is None or not name.endswith(".md.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        size=figures.size,
+        ms=figures.milliseconds,
+        pct=figures.percent,
+        diff=figures.difference,
+        count=figures.count,
+        listed=figures.listed,
+        md=figures.markdown,
+    )
+    return environment
+
+
+def _template(name: str) -> jinja2.Template:
+    return _environment().get_template(name)

@@ -1,0 +1,182 @@
+"""The serving graph: the one file every converter starts from.
+
+A Keras model is traced for inference, frozen (variables become constants) and folded by TensorFlow's Grappler, so that
+batch normalisation disappears into the convolutions' weights: a ResNet50 of 1,831 nodes becomes one of 183. Normal
+converters then see plain TensorFlow operations and never have to understand Keras.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leafport import files
+from leafport.classifier import Classifier
+from leafport.contract import Contract
+from leafport.errors import ConversionError, ModelError
+
+if TYPE_CHECKING:
+    from tensorflow.core.framework.graph_pb2 import GraphDef
+
+INPUT = "image"
+OUTPUT = "probabilities"
+GRAPH_FILE = "serving.pb"
+FACTS_FILE = "serving.json"
+MAX_GRAPH_BYTES = 2**31 - 1  # A protocol buffer's own limit.
+_GRAPPLER_PASSES = ("constfold", "remap", "dependency", "pruning")
+
+
+@dataclass(frozen=True)
+class ServingGraph:
+    """The frozen, folded graph of a classifier and its contract.
+
+    The file holds a GraphDef with one placeholder, ``image`` (float32 [N, H, W, 3], RGB 0..255), and one result,
+    ``probabilities`` (float32 [N, classes]). Attributes at their defaults are left out, which converters and the
+    older TensorFlows on boards need.
+    """
+
+    path: Path
+    contract: Contract
+
+    def graph_def(self) -> GraphDef:
+        """Read the file. Raises ModelError when it is damaged."""
+        return read_graph_def(self.path)
+
+    def function(self, batch: int | None = 1) -> Any:
+        """The graph as a ``tf.types.experimental.ConcreteFunction`` of float32 [batch, H, W, 3]; None: any batch."""
+
+        return self.module(batch).serve.get_concrete_function()
+
+    def module(self, batch: int | None = 1) -> Any:
+        """The graph as a ``tf.Module`` with one signature, ``serve(image) -> {"probabilities": …}``."""
+        import tensorflow as tf
+
+        graph_def = self.graph_def()
+        imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
+        pruned = imported.prune(f"{INPUT}:0", f"{OUTPUT}:0")
+        image = self.contract.image
+        signature = tf.TensorSpec((batch, image.height, image.width, 3), tf.float32, name=INPUT)
+
+        class Module(tf.Module):
+            @tf.function(input_signature=[signature])
+            def serve(self, image: Any) -> Any:
+                probabilities = pruned(image)
+                probabilities.set_shape((batch, classes))
+                return {OUTPUT: probabilities}
+
+        classes = len(self.contract.labels)
+        return Module()
+
+
+def build(classifier: Classifier, out_dir: Path) -> ServingGraph:
+    """Freeze and fold a classifier into ``out_dir/serving.pb``, with its figures in ``out_dir/serving.json``.
+
+    Raises:
+        ConversionError: the graph would pass a protocol buffer's 2 GiB.
+    """
+    traced = _freeze(classifier)
+    folded = _strip_defaults(_fold(traced))
+    if folded.ByteSize() > MAX_GRAPH_BYTES:
+        raise ConversionError(f"The serving graph would take {folded.ByteSize():,} bytes; a graph holds at most 2 GiB.")
+    path = out_dir / GRAPH_FILE
+    files.write_bytes(path, folded.SerializeToString(deterministic=True))
+    facts = {
+        "nodes_traced": len(traced.node),
+        "nodes": len(folded.node),
+        "ops": dict(sorted(Counter(node.op for node in folded.node).items())),
+    }
+    files.write_json(out_dir / FACTS_FILE, facts)
+    return ServingGraph(path, classifier.contract)
+
+
+def read_graph_def(path: Path) -> GraphDef:
+    """Read a GraphDef of at most 2 GiB. Raises ModelError when it is missing or damaged."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.framework.graph_pb2 import GraphDef
+
+    try:
+        if path.stat().st_size > MAX_GRAPH_BYTES:
+            raise ModelError(f"{path} is larger than 2 GiB: not a frozen graph.")
+        return GraphDef.FromString(path.read_bytes())
+    except OSError as problem:
+        raise ModelError(f"{path} cannot be read: {problem.strerror}.") from None
+    except DecodeError as problem:
+        raise ModelError(f"{path} is not a frozen graph, or damaged: {problem}.") from None
+
+
+def _freeze(classifier: Classifier) -> GraphDef:
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    image = classifier.contract.image
+    signature = tf.TensorSpec((None, image.height, image.width, 3), tf.float32, name=INPUT)
+
+    @tf.function(input_signature=[signature])
+    def infer(image: Any) -> Any:
+        return classifier.model(image, training=False)
+
+    frozen = convert_variables_to_constants_v2(infer.get_concrete_function(), lower_control_flow=True)
+    graph_def = frozen.graph.as_graph_def()
+    _rename(graph_def, {frozen.inputs[0].op.name: INPUT, frozen.outputs[0].op.name: OUTPUT})
+    return graph_def
+
+
+def _rename(graph_def: GraphDef, names: dict[str, str]) -> None:
+    """Rename nodes and what refers to them; a node that already has one of the new names makes way."""
+    taken = {node.name for node in graph_def.node}
+    names = {**{new: f"{new}_layer" for new in names.values() if new in taken - set(names)}, **names}
+    for node in graph_def.node:
+        node.name = names.get(node.name, node.name)
+        for index, reference in enumerate(node.input):
+            control, name, port = _split_reference(reference)
+            if name in names:
+                node.input[index] = f"{control}{names[name]}{port}"
+
+
+def _split_reference(reference: str) -> tuple[str, str, str]:
+    control = "^" if reference.startswith("^") else ""
+    name, colon, port = reference.removeprefix("^").partition(":")
+    return control, name, colon + port
+
+
+def _fold(graph_def: GraphDef) -> GraphDef:
+    """Let Grappler fold constants and batch normalisation, offline."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+    from tensorflow.python.grappler import tf_optimizer
+
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(graph_def, name="")
+        # Grappler keeps what it finds in this collection; without a fetch it would prune everything.
+        graph.add_to_collection("train_op", graph.get_operation_by_name(OUTPUT))
+        meta_graph = tf.compat.v1.train.export_meta_graph(graph_def=graph.as_graph_def(), graph=graph)
+    config = config_pb2.ConfigProto()
+    rewrite = config.graph_options.rewrite_options
+    rewrite.optimizers.extend(_GRAPPLER_PASSES)
+    rewrite.min_graph_nodes = -1
+    rewrite.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.TWO
+    return tf_optimizer.OptimizeGraph(config, meta_graph)
+
+
+def _strip_defaults(graph_def: GraphDef) -> GraphDef:
+    """Drop attributes that hold their default, and Grappler's and Keras's private ones (``_…``)."""
+    from tensorflow.python.framework import op_def_registry
+
+    graph_def.library.Clear()
+    for node in graph_def.node:
+        node.device = ""
+        definition = op_def_registry.get(node.op)
+        defaults = {attribute.name: attribute.default_value for attribute in definition.attr} if definition else {}
+        required = {attribute.name for attribute in definition.attr if not attribute.HasField("default_value")}
+        for name in list(node.attr):
+            if name.startswith("_") or (name not in required and node.attr[name] == defaults.get(name)):
+                del node.attr[name]
+    return graph_def
+
+
+def read_facts(graph_dir: Path) -> dict[str, Any]:
+    """The figures ``build`` wrote: nodes_traced, nodes, ops."""
+    return dict(json.loads((graph_dir / FACTS_FILE).read_text()))

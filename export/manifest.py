@@ -1,0 +1,111 @@
+"""The manifest: what an export folder holds, how each file came about, and the hashes that let anyone check it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from leafport import files
+from leafport.contract import Contract
+from leafport.errors import ModelError
+
+FILE = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Verified(_Record):
+    """How a written file's answers compare with the classifier's on the same photographs.
+
+    ``flips_to_safe`` counts photographs the classifier calls positive (poisonous) at its threshold and the file does
+    not; None where the contract names no positive labels.
+    """
+
+    images: int
+    top1_agreement: float
+    max_abs_diff: float
+    flips_to_safe: int | None
+    executed_by: str
+
+
+class Entry(_Record):
+    """One artifact. ``path`` is relative to the manifest's folder; ``fingerprint`` hashes all it was made from."""
+
+    target: str
+    variant: str
+    status: Literal["ok", "failed", "skipped"]
+    reason: str | None = None
+    path: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    seconds: float | None = None
+    peak_rss_bytes: int | None = None
+    facts: dict[str, Any] | None = None
+    verified: Verified | None = None
+    fingerprint: str
+
+
+class ClassifierRecord(_Record):
+    """The classifier everything was made from; ``path`` is where it lay."""
+
+    path: str
+    sha256: str
+
+
+class GraphRecord(_Record):
+    """The serving graph; node counts before and after folding."""
+
+    path: str
+    sha256: str
+    nodes_traced: int
+    nodes: int
+
+
+class Calibration(_Record):
+    """The photographs quantisation was calibrated on: how many, of which split, and the hash of their list."""
+
+    images: int
+    split: Literal["train"] = "train"
+    sha256: str
+
+
+class Manifest(_Record):
+    """Everything about one export folder."""
+
+    schema_version: Literal[1] = 1
+    contract: Contract
+    contract_sha256: str
+    classifier: ClassifierRecord
+    graph: GraphRecord
+    calibration: Calibration | None = None
+    files: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str]
+    artifacts: dict[str, Entry] = Field(default_factory=dict)
+
+    def save(self, exports: Path) -> None:
+        """Write ``manifest.json`` into the export folder, whole or not at all."""
+        files.write_json(exports / FILE, self.model_dump(mode="json"))
+
+    def artifact_path(self, exports: Path, name: str) -> Path:
+        """Where the artifact ``name`` lies. Raises UserError for one that was not written, or leads outside."""
+        entry = self.artifacts.get(name)
+        if entry is None or entry.path is None:
+            there = ", ".join(key for key, value in self.artifacts.items() if value.path)
+            raise ModelError(f"{exports} holds no artifact {name!r}. It holds: {there or 'none'}.")
+        return files.inside(exports, entry.path)
+
+
+def read(exports: Path) -> Manifest:
+    """Read an export folder's manifest. Raises ModelError when there is none or it is not valid."""
+    path = exports / FILE
+    if not path.is_file():
+        raise ModelError(f"{exports} holds no {FILE}: it is not an export. Give the folder `leafport export` wrote.")
+    try:
+        return Manifest.model_validate(files.read_json(path, error=ModelError))
+    except ValidationError as problem:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in problem.errors()[:5])
+        raise ModelError(f"{path} is not a manifest leafport wrote ({faults}).") from None

@@ -1,0 +1,127 @@
+"""What a device must know to use a model rightly: its pixels, its labels, and when to answer "poisonous".
+
+The contract is written once, by training. Everything else (TFLite and Core ML metadata, the manifest, the constants
+of the sample apps) is rendered from it, and carries its hash.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from leafport import files
+from leafport.errors import ModelError
+
+Fit = Literal["squash", "crop"]
+Kernel = Literal["nearest", "bilinear", "bicubic", "area"]
+Task = Literal["class", "binary"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ImageInput(_Frozen):
+    """How a photograph becomes the model's input.
+
+    The model takes RGB values 0..255, row by row from the top left, of the photograph turned upright (EXIF); any
+    scaling or mean is inside the model. ``squash`` resizes the whole photograph, ``crop`` its largest centred part
+    of the input's shape (whole pixels, rounded down). With ``antialias`` the kernel is widened when shrinking, as
+    Pillow does; without, it samples a fixed neighbourhood, as most phone APIs do. Samples lie at pixel centres.
+    """
+
+    height: int = Field(ge=8, le=4096)
+    width: int = Field(ge=8, le=4096)
+    fit: Fit = "squash"
+    kernel: Kernel = "bilinear"
+    antialias: bool = True
+    channels: Literal["RGB"] = "RGB"
+    value_range: tuple[Literal[0], Literal[255]] = (0, 255)
+    exif: Literal["applied"] = "applied"
+    alpha: Literal["on white"] = "on white"
+
+
+class Safety(_Frozen):
+    """When to answer with the positive (dangerous) class, and what that promises.
+
+    A photograph's score is the sum of its positive labels' probabilities; at ``threshold`` or above it is positive.
+    The threshold was chosen on ``positives`` dangerous and ``negatives`` harmless photographs of the validation
+    split: the largest at which the lower ``confidence`` bound (one-sided Clopper-Pearson) of the recall reaches
+    ``required_recall``; where no threshold reaches it, ``attained`` is false and the threshold is the largest that
+    misses none of them. Inside ``not_sure`` (low, high) an app should say that it does not know.
+    """
+
+    positive_labels: tuple[str, ...] = Field(min_length=1)
+    threshold: Probability
+    required_recall: Probability
+    attained: bool
+    recall: Probability
+    recall_lower_bound: Probability
+    confidence: Probability = 0.95
+    false_alarm_rate: Probability
+    positives: int = Field(ge=1)
+    negatives: int = Field(ge=1)
+    chosen_on: Literal["validation"] = "validation"
+    not_sure: tuple[Probability, Probability] | None = None
+
+
+class Contract(_Frozen):
+    """One model's contract. Immutable; equal contracts have equal hashes."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    version: str = Field(default="1.0.0", max_length=64)
+    description: str = Field(default="", max_length=2000)
+    author: str = Field(default="", max_length=200)
+    license: str = Field(default="", max_length=200)
+    task: Task
+    labels: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=2, max_length=100_000)
+    image: ImageInput
+    safety: Safety | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must differ from one another")
+        if self.task == "binary" and len(self.labels) != 2:
+            raise ValueError(f"a binary task has 2 labels (negative, positive), not {len(self.labels)}")
+        if self.safety and not set(self.safety.positive_labels) < set(self.labels):
+            raise ValueError("safety.positive_labels must be some, and not all, of the labels")
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """The contract's identity, in hex."""
+        return files.sha256_json(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract as JSON values, in the order of its fields."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, value: Any, *, where: str | Path = "the contract") -> Self:
+        """Check and read a contract. Raises ModelError with every fault and ``where`` it was found."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as problem:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'contract'}: {e['msg']}" for e in problem.errors())
+            raise ModelError(f"{where} does not hold a valid contract ({faults}).") from None
+
+    def positive_score(self, probabilities: np.ndarray) -> np.ndarray:
+        """How dangerous each photograph looks: float [N], the positive labels' share of float [N, classes].
+
+        Raises:
+            ModelError: the contract names no positive labels.
+        """
+        return probabilities[:, self.positive_indices].sum(axis=1)
+
+    @property
+    def positive_indices(self) -> list[int]:
+        """Where the positive labels stand among the labels. Raises ModelError if none are named."""
+        if self.safety is None:
+            raise ModelError(f"The contract of {self.name!r} names no positive labels: train with --positive FILE.")
+        return [self.labels.index(label) for label in self.safety.positive_labels]

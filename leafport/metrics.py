@@ -1,0 +1,126 @@
+"""How good a classifier's answers are: the arithmetic training, export and benchmarks share.
+
+Probabilities are float [N, classes]; truth is int [N], the index of each photograph's right label. A share that has
+nothing to divide by (the recall of a class without photographs) is None, never 0 or 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class BinaryFigures:
+    """Answers to one question, "is it positive (dangerous)?", at one threshold.
+
+    Attributes:
+        recall: the share of the positives that were called positive; what a missed poisonous plant lowers.
+        recall_lower_bound: what the recall is at least, with ``confidence`` (one-sided Clopper-Pearson).
+        precision: the share of the alarms that were right.
+        false_alarm_rate: the share of the negatives that were called positive.
+    """
+
+    threshold: float
+    positives: int
+    negatives: int
+    true_positives: int
+    false_positives: int
+    recall: float | None
+    recall_lower_bound: float | None
+    confidence: float
+    precision: float | None
+    f1: float | None
+    false_alarm_rate: float | None
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """How one class fares: ``support`` is the number of its photographs."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+def top_k(probabilities: np.ndarray, truth: np.ndarray, k: int) -> float:
+    """The share of photographs whose right label is among the ``k`` likeliest; 1.0 when k reaches the class count.
+
+    Equal probabilities, which quantised files give often, rank in the order of the labels, as argmax has it.
+
+    Raises:
+        ValueError: there are no photographs.
+    """
+    if not len(truth):
+        raise ValueError("the accuracy over no photographs is undefined")
+    right = probabilities[np.arange(len(truth)), truth][:, None]
+    earlier = np.arange(probabilities.shape[1])[None, :] < np.asarray(truth)[:, None]
+    rank = (probabilities > right).sum(axis=1) + ((probabilities == right) & earlier).sum(axis=1)
+    return float((rank < k).mean())
+
+
+def binary_figures(
+    score: np.ndarray, truth_positive: np.ndarray, threshold: float, *, confidence: float = 0.95
+) -> BinaryFigures:
+    """Figures of the answer "positive where score >= threshold" for scores float [N] and truth bool [N]."""
+    truth = np.asarray(truth_positive, dtype=bool)
+    # In float64, so that a threshold that is itself some photograph's float32 score is compared as it stands.
+    called = np.asarray(score, dtype=np.float64) >= threshold
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    hits, alarms = int((called & truth).sum()), int((called & ~truth).sum())
+    return BinaryFigures(
+        threshold=float(threshold),
+        positives=positives,
+        negatives=negatives,
+        true_positives=hits,
+        false_positives=alarms,
+        recall=_share(hits, positives),
+        recall_lower_bound=clopper_pearson_lower(hits, positives, confidence) if positives else None,
+        confidence=confidence,
+        precision=_share(hits, hits + alarms),
+        f1=_share(2 * hits, hits + alarms + positives),
+        false_alarm_rate=_share(alarms, negatives),
+    )
+
+
+def clopper_pearson_lower(successes: int, n: int, confidence: float = 0.95) -> float:
+    """The one-sided lower ``confidence`` bound of a proportion, of which ``successes`` in ``n`` trials were seen.
+
+    Exact for the binomial distribution (Clopper and Pearson 1934): the proportion at which seeing this many or more
+    would have probability 1 - confidence. 0.0 for no successes, and for no trials, which show nothing.
+
+    Raises:
+        ValueError: not 0 <= successes <= n, or a confidence outside (0, 1).
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials are impossible")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, not {confidence}")
+    if successes == 0:
+        return 0.0
+    from scipy.stats import beta
+
+    return float(beta.ppf(1 - confidence, successes, n - successes + 1))
+
+
+def per_class(predicted: np.ndarray, truth: np.ndarray, classes: int) -> tuple[ClassFigures, ...]:
+    """Precision, recall, F1 and support of each class, from int [N] predicted and right indices."""
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    answered = np.bincount(predicted, minlength=classes)
+    support = np.bincount(truth, minlength=classes)
+    hits = np.bincount(truth[predicted == truth], minlength=classes)
+    return tuple(
+        ClassFigures(
+            precision=_share(int(hits[i]), int(answered[i])),
+            recall=_share(int(hits[i]), int(support[i])),
+            f1=_share(2 * int(hits[i]), int(answered[i] + support[i])),
+            support=int(support[i]),
+        )
+        for i in range(classes)
+    )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,33 @@
+"""Core ML packages (.mlpackage), for iPhone, iPad and Mac."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from leafport.contract import Contract
+from leafport.errors import TargetError
+from leafport.targets.base import Runner
+from leafport.targets.coreml.package import VARIANTS, Options, available, broken_claims, convert, inspect
+
+NAME = "coreml"
+RUNTIME = "Core ML"
+
+__all__ = ["NAME", "RUNTIME", "VARIANTS", "Options", "available", "broken_claims", "convert", "inspect", "runner"]
+
+
+def runner(path: Path, contract: Contract, threads: int) -> Runner:
+    """Core ML itself on macOS; elsewhere the reference evaluator of the saved package. Neither has ``threads`` to set.
+
+    Raises:
+        ModelError: the package is damaged, or holds another model than the contract's.
+        TargetError: coremltools is missing, or an operation is unknown to the reference evaluator.
+    """
+    if reason := available(""):
+        raise TargetError(f"{path} cannot be run here: {reason}.")
+    from leafport.targets.coreml import device
+
+    if device.present():
+        return device.CoreMLRunner(path, contract)
+    from leafport.targets.coreml.evaluator import ReferenceEvaluator
+
+    return ReferenceEvaluator(path, contract)

@@ -1,0 +1,227 @@
+"""Writing an .mlpackage, with everything an app needs to know in its metadata, and reading back what was written."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leafport import files
+from leafport.contract import Contract
+from leafport.errors import ConversionError, LeafportError, ModelError, TargetError
+from leafport.export.graph import INPUT
+from leafport.targets.base import Facts, TensorFacts, Variant, carried_claims, option
+
+if TYPE_CHECKING:
+    from leafport.export.graph import ServingGraph
+    from leafport.targets.coreml.program import Program
+
+VARIANTS: Mapping[str, Variant] = {
+    "fp16": Variant("16-bit floats, half the size; what Core ML calculates with on the neural engine and the GPU"),
+    "fp32": Variant("32-bit floats, the trained model's own values"),
+}
+LABEL_OUTPUT, PROBABILITIES_OUTPUT = "classLabel", "classLabel_probs"  # Vision expects a label and a dictionary.
+DEPLOYMENT_TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9, "iOS26": 10}  # Specification versions.
+
+_CONTRACT_KEY, _CONTRACT_HASH_KEY = "leafport.contract", "leafport.contract_sha256"
+_FLOAT32_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of the Core ML target."""
+
+    minimum_deployment_target: str = option(
+        "iOS15",
+        f"oldest iOS that is to run the file: {', '.join(DEPLOYMENT_TARGETS)} (iOS15 goes with macOS 12)",
+    )
+
+
+def available(variant: str) -> str | None:
+    """None if packages can be written here, or what to install."""
+    if importlib.util.find_spec("coremltools") is None:
+        return "coremltools is not installed: pip install 'leafport[coreml]'"
+    return None
+
+
+def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) -> Path:
+    """Write OUT_DIR/NAME-VARIANT.mlpackage: an RGB image in, ``classLabel`` and ``classLabel_probs`` out.
+
+    The package is an mlprogram. Its image input takes the contract's size without scale or bias, since normalisation
+    is inside the model; Vision finds a classifier in it and answers with VNClassificationObservations.
+
+    Raises:
+        TargetError: the deployment target is unknown.
+        ConversionError: coremltools cannot express the graph.
+    """
+    if options.minimum_deployment_target not in DEPLOYMENT_TARGETS:
+        raise TargetError(
+            f"There is no deployment target {options.minimum_deployment_target!r} for Core ML packages. "
+            f"There are: {', '.join(DEPLOYMENT_TARGETS)}."
+        )
+    contract, function = graph.contract, graph.function(1)
+    coremltools = _coremltools()
+    image = coremltools.ImageType(
+        name=INPUT,
+        shape=(1, contract.image.height, contract.image.width, 3),
+        color_layout=coremltools.colorlayout.RGB,
+    )
+    try:
+        model = coremltools.convert(
+            [function],
+            source="tensorflow",
+            convert_to="mlprogram",
+            inputs=[image],
+            classifier_config=coremltools.ClassifierConfig(list(contract.labels)),
+            minimum_deployment_target=getattr(coremltools.target, options.minimum_deployment_target),
+            compute_precision=getattr(coremltools.precision, {"fp16": "FLOAT16", "fp32": "FLOAT32"}[variant]),
+            skip_model_load=True,
+        )
+    except Exception as problem:  # coremltools raises many kinds; they all mean that it cannot.
+        raise ConversionError(f"coremltools cannot convert {contract.name!r} to Core ML: {problem}") from problem
+    _describe(model, contract)
+    path = out_dir / f"{contract.name}-{variant}.mlpackage"
+    with files.staged(path) as staging:
+        written = staging.with_name(f"{staging.name}.mlpackage")  # coremltools insists on the suffix.
+        try:
+            model.save(str(written))
+            for file in files.files_in(written):
+                file.chmod(0o644)  # coremltools leaves the model readable by its owner alone.
+            written.replace(staging)
+        finally:
+            files.remove(written)
+    return path
+
+
+def inspect(path: Path) -> Facts:
+    """What a saved package holds, read from its own files.
+
+    ``notes`` has the specification version, the deployment target it means, the opset, and how many values of the
+    program, constants included, have each dtype.
+
+    Raises:
+        ModelError: it is not a classifier package, or damaged.
+    """
+    from leafport.targets.coreml.program import read
+
+    program = read(path)
+    metadata = program.description.metadata
+    described = {
+        "author": metadata.author,
+        "license": metadata.license,
+        "version": metadata.versionString,
+        "description": metadata.shortDescription,
+    }
+    extra = {key: value for key, value in metadata.userDefined.items() if key != _CONTRACT_KEY}
+    labels = _labels(program)
+    targets = {version: name for name, version in DEPLOYMENT_TARGETS.items()}
+    return Facts(
+        inputs=tuple(_feature(feature, None) for feature in program.description.input),
+        outputs=tuple(_feature(feature, labels) for feature in program.description.output),
+        ops=program.ops,
+        weights=program.weights,
+        labels=labels,
+        contract_sha256=_carried_contract(path, metadata.userDefined),
+        metadata={key: value for key, value in {**described, **extra}.items() if value},
+        notes={
+            "specification_version": program.specification_version,
+            "minimum_deployment_target": targets.get(program.specification_version, "unknown"),
+            "opset": program.opset,
+            "dtypes": dict(program.dtypes),
+        },
+    )
+
+
+def broken_claims(variant: str, facts: Facts, contract: Contract) -> list[str]:
+    """Why a package is not what its name claims.
+
+    fp32 allows no float16 anywhere. fp16 allows float32 for at most 1 % of the weights: coremltools leaves an operation
+    in float32 when float16 cannot hold its constants (above 65,504).
+    """
+    broken: list[str] = carried_claims(facts, contract)
+    float16, float32 = facts.weights.get("float16", 0), facts.weights.get("float32", 0)
+    if other := sorted(set(facts.weights) - {"float16", "float32"}):
+        broken.append(f"it holds weights of type {', '.join(other)}")
+    if variant == "fp32" and "float16" in facts.notes["dtypes"]:
+        broken.append(f"{facts.notes['dtypes']['float16']} of its values are float16")
+    if variant == "fp16" and (float16 == 0 or float32 > _FLOAT32_SHARE * (float16 + float32)):
+        broken.append(f"{float32:,} of its {float16 + float32:,} weights are float32")
+    image = TensorFacts(INPUT, "RGB image", (1, contract.image.height, contract.image.width, 3))
+    if facts.inputs != (image,):
+        broken.append(f"its input is not the one image the contract says ({INPUT}, RGB, {image.shape})")
+    if tuple(output.name for output in facts.outputs) != (LABEL_OUTPUT, PROBABILITIES_OUTPUT):
+        broken.append(f"its outputs are not {LABEL_OUTPUT} and {PROBABILITIES_OUTPUT}")
+    if facts.labels is None:
+        broken.append("it carries no labels")
+    if facts.contract_sha256 is None:
+        broken.append("it carries no contract")
+    return broken
+
+
+def _coremltools() -> Any:
+    """coremltools, without its remarks on which versions of other libraries it was tested with."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import coremltools
+    finally:
+        logger.setLevel(level)
+    return coremltools
+
+
+def _describe(model: Any, contract: Contract) -> None:
+    image = contract.image
+    model.author = contract.author
+    model.license = contract.license
+    model.version = contract.version
+    model.short_description = contract.description or f"Tells {len(contract.labels)} classes of photographs apart."
+    vision_scale = {"squash": "scaleFill", "crop": "centerCrop"}[image.fit]
+    model.input_description[INPUT] = (
+        f"The photograph upright, {image.width} x {image.height} RGB. "
+        f"With Vision, imageCropAndScaleOption must be {vision_scale}."
+    )
+    model.output_description[LABEL_OUTPUT] = "The most probable class."
+    model.output_description[PROBABILITIES_OUTPUT] = "The probability, 0 to 1, of each class."
+    model.user_defined_metadata[_CONTRACT_KEY] = json.dumps(contract.to_json(), ensure_ascii=False)
+    model.user_defined_metadata[_CONTRACT_HASH_KEY] = contract.sha256
+
+
+def _carried_contract(path: Path, user_defined: Mapping[str, str]) -> str | None:
+    """The hash of the contract a package carries; None if it carries none."""
+    if _CONTRACT_KEY not in user_defined:
+        return None
+    try:
+        carried = Contract.from_json(json.loads(user_defined[_CONTRACT_KEY]), where=path).sha256
+    except (ValueError, RecursionError, LeafportError) as problem:
+        raise ModelError(f"{path} carries a damaged contract: {problem}") from None
+    if user_defined.get(_CONTRACT_HASH_KEY) != carried:
+        raise ModelError(f"{path} carries a contract that was altered: its hash does not match. Export it again.")
+    return carried
+
+
+def _feature(feature: Any, labels: tuple[str, ...] | None) -> TensorFacts:
+    """An input or output as the package describes it to apps; an image's shape is [1, height, width, 3]."""
+    kind = feature.type.WhichOneof("Type")
+    if kind == "imageType":
+        image = feature.type.imageType
+        space = type(image).ColorSpace.Name(image.colorSpace)
+        size = (image.height, image.width) if image.WhichOneof("SizeFlexibility") is None else (None, None)
+        return TensorFacts(feature.name, f"{space} image", (1, *size, 3 if space in ("RGB", "BGR") else 1))
+    if kind == "dictionaryType":
+        return TensorFacts(feature.name, "probability by label", (len(labels or ()),))
+    if kind == "multiArrayType":
+        return TensorFacts(feature.name, "array", tuple(feature.type.multiArrayType.shape))
+    return TensorFacts(feature.name, (kind or "unknown").removesuffix("Type"), ())
+
+
+def _labels(program: Program) -> tuple[str, ...] | None:
+    """The classes, in the order of the probabilities, from the program's last step."""
+    classes = program.steps[-1].arguments.get("classes") if program.steps else None
+    if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
+        return None
+    return tuple(classes)

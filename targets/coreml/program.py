@@ -1,0 +1,322 @@
+"""A saved .mlpackage, read back from disk: its description, its steps and its constants.
+
+An .mlpackage is a folder: Manifest.json names the model file (a protocol buffer, ``Model`` of Core ML's published
+.proto files), which refers to weights in a blob file by offset. Both are read here without the libraries that wrote
+them, so that what is inspected and executed is the file, and a damaged file is an error, not a crash.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leafport import files
+from leafport.errors import ModelError, UserError
+
+MANIFEST_FILE = "Manifest.json"
+MAX_MODEL_BYTES = 2**31 - 1  # A protocol buffer's own limit.
+MAX_STEPS = 100_000
+_MODEL_PATH = "@model_path/"
+
+# The blob file (MIL storage format 2): a header, then per value 64 bytes of metadata and, elsewhere, its data.
+_BLOB_HEADER = struct.Struct("<II")  # number of values, version
+_BLOB_METADATA = struct.Struct("<IIQQ")  # sentinel, type, bytes of data, offset of the data
+_BLOB_SENTINEL = 0xDEADBEEF
+_BLOB_VERSION = 2
+_BLOB_TYPES = {1: "float16", 2: "float32", 3: "uint8", 4: "int8", 6: "int16", 7: "uint16", 14: "int32", 15: "uint32"}
+
+_NUMPY_TYPES = {
+    "float16": np.float16,
+    "float32": np.float32,
+    "float64": np.float64,
+    "int8": np.int8,
+    "int16": np.int16,
+    "int32": np.int32,
+    "int64": np.int64,
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+    "uint64": np.uint64,
+    "bool": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A step's argument that is the result of an earlier step, or the program's input."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """One result of a step. ``dtype`` and ``shape`` are None where it is no tensor (a dictionary of probabilities)."""
+
+    name: str
+    dtype: str | None
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation. An argument is a Reference, a constant (array, number, bool, str, list of str), or a tuple."""
+
+    type: str
+    arguments: Mapping[str, Any]
+    outputs: tuple[Output, ...]
+
+    @property
+    def name(self) -> str:
+        """Its first result's name, for messages."""
+        return self.outputs[0].name if self.outputs else self.type
+
+
+@dataclass(frozen=True)
+class Program:
+    """The one function of a saved .mlpackage.
+
+    Attributes:
+        path: the package.
+        description: Core ML's ModelDescription message: inputs, outputs, metadata.
+        specification_version: which Core ML can read it; 6 is iOS 15 and macOS 12.
+        opset: the version of the operations' definitions ("CoreML5").
+        inputs: the function's inputs, as tensors.
+        steps: every operation but constants, in the order of execution.
+        results: the names of the function's results.
+        ops: how often each operation occurs, constants included.
+        weights: values stored in each dtype: everything in the blob file, and every float array outside it.
+        dtypes: how many results of operations, constants included, have each dtype.
+    """
+
+    path: Path
+    description: Any
+    specification_version: int
+    opset: str
+    inputs: tuple[Output, ...]
+    steps: tuple[Step, ...]
+    results: tuple[str, ...]
+    ops: Mapping[str, int]
+    weights: Mapping[str, int]
+    dtypes: Mapping[str, int]
+
+
+def read(path: Path) -> Program:
+    """Read a package. Blobs are mapped into memory, not copied.
+
+    Raises:
+        ModelError: it is not an mlprogram package, or damaged.
+    """
+    model_path = _model_path(path)
+    model = _parse(model_path)
+    if model.WhichOneof("Type") != "mlProgram":
+        raise ModelError(f"{path} is not an mlprogram package: it holds {model.WhichOneof('Type') or 'no model'}.")
+    if list(model.mlProgram.functions) != ["main"]:
+        raise ModelError(f"{path} has not one function called main: not a package leafport wrote, or damaged.")
+    function = model.mlProgram.functions["main"]
+    block = function.block_specializations.get(function.opset)
+    if block is None or len(block.operations) > MAX_STEPS:
+        raise ModelError(f"{path} is damaged: its program is missing or has more than {MAX_STEPS:,} steps.")
+
+    reader = _Reader(path, model_path.parent)
+    inputs = tuple(reader.output(value) for value in function.inputs)
+    known: dict[str, Any] = {value.name: Reference(value.name) for value in inputs}
+    steps = list(reader.steps(block, known))
+    if missing := [name for name in block.outputs if name not in known]:
+        raise ModelError(f"{path} is damaged: nothing calculates its result {missing[0]!r}.")
+    return Program(
+        path=path,
+        description=model.description,
+        specification_version=model.specificationVersion,
+        opset=function.opset,
+        inputs=inputs,
+        steps=tuple(steps),
+        results=tuple(block.outputs),
+        ops=dict(sorted(Counter(operation.type for operation in block.operations).items())),
+        weights=dict(sorted(reader.weights.items())),
+        dtypes=dict(sorted(reader.dtypes.items())),
+    )
+
+
+def _model_path(path: Path) -> Path:
+    """The model file that the package's manifest names."""
+    if not path.is_dir():
+        raise ModelError(f"{path} is not a Core ML package: an .mlpackage is a folder. Check the path.")
+    manifest = files.read_json(path / MANIFEST_FILE, error=ModelError)
+    try:
+        relative = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+    except (KeyError, TypeError):
+        relative = None
+    if not isinstance(relative, str) or not relative:
+        raise ModelError(f"{path / MANIFEST_FILE} names no model: not a Core ML package, or damaged.")
+    return _file_inside(path / "Data", relative)
+
+
+def _file_inside(root: Path, relative: str) -> Path:
+    try:
+        found = files.inside(root, relative)
+        if not found.is_file():
+            raise ModelError(f"{found} does not exist: the package is not whole. Export it again.")
+    except ModelError:
+        raise
+    except (UserError, OSError, ValueError) as problem:
+        raise ModelError(f"{root} names a file that cannot be used: {problem}") from None
+    return found
+
+
+def _parse(model_path: Path) -> Any:
+    from coremltools.proto import Model_pb2
+    from google.protobuf.message import DecodeError
+
+    try:
+        if model_path.stat().st_size > MAX_MODEL_BYTES:
+            raise ModelError(f"{model_path} is larger than 2 GiB: not a Core ML model.")
+        return Model_pb2.Model.FromString(model_path.read_bytes())
+    except OSError as problem:
+        raise ModelError(f"{model_path} cannot be read: {problem.strerror}.") from None
+    except (DecodeError, RecursionError) as problem:
+        raise ModelError(f"{model_path} is not a Core ML model, or damaged: {problem}.") from None
+
+
+@dataclass
+class _Reader:
+    """Turns messages into steps and constants, and counts what they hold."""
+
+    package: Path
+    model_folder: Path
+    weights: Counter[str] = field(default_factory=Counter)
+    dtypes: Counter[str] = field(default_factory=Counter)
+    blobs: dict[str, _Blob] = field(default_factory=dict)
+
+    def steps(self, block: Any, known: dict[str, Any]) -> Iterator[Step]:
+        """The block's operations but constants; ``known`` gathers what each name stands for."""
+        for operation in block.operations:
+            outputs = tuple(self.output(value) for value in operation.outputs)
+            self.dtypes.update(output.dtype for output in outputs if output.dtype)
+            attributes = {key: self.value(value) for key, value in operation.attributes.items()}
+            if operation.type == "const":
+                if len(outputs) != 1 or "val" not in attributes:
+                    raise self._damaged("a constant has no value")
+                known[outputs[0].name] = attributes["val"]
+                continue
+            arguments = {key: self._argument(argument, known) for key, argument in operation.inputs.items()}
+            known.update({output.name: Reference(output.name) for output in outputs})
+            yield Step(operation.type, arguments, outputs)
+
+    def output(self, named: Any) -> Output:
+        if named.type.WhichOneof("type") != "tensorType":
+            return Output(named.name, None, None)
+        return Output(named.name, *self._tensor_type(named.type.tensorType))
+
+    def value(self, value: Any) -> Any:
+        """A constant: array, number, bool, str, list, dict."""
+        stored = value.WhichOneof("value")
+        if stored == "blobFileValue":
+            return self._blob_value(value)
+        kind = value.immediateValue.WhichOneof("value")
+        if kind == "list":
+            return [self.value(item) for item in value.immediateValue.list.values]
+        if kind == "dictionary":
+            pairs = value.immediateValue.dictionary.values
+            return {str(self.value(pair.key)): self.value(pair.value) for pair in pairs}
+        if kind != "tensor" or value.type.WhichOneof("type") != "tensorType":
+            raise self._damaged("a constant has no value")
+        return self._immediate_tensor(value)
+
+    def _argument(self, argument: Any, known: Mapping[str, Any]) -> Any:
+        bindings = [
+            self.value(binding.value) if binding.WhichOneof("binding") == "value" else known.get(binding.name)
+            for binding in argument.arguments
+        ]
+        if not bindings or any(binding is None for binding in bindings):
+            names = ", ".join(repr(binding.name) for binding in argument.arguments)
+            raise self._damaged(f"a step refers to {names or 'nothing'}, which no step before it calculates")
+        return bindings[0] if len(bindings) == 1 else tuple(bindings)
+
+    def _tensor_type(self, tensor_type: Any) -> tuple[str, tuple[int | None, ...]]:
+        from coremltools.proto import MIL_pb2
+
+        try:
+            dtype = MIL_pb2.DataType.Name(tensor_type.dataType).lower()
+        except ValueError:
+            raise self._damaged(f"it has values of an unknown type ({tensor_type.dataType})") from None
+        shape = tuple(
+            dimension.constant.size if dimension.WhichOneof("dimension") == "constant" else None
+            for dimension in tensor_type.dimensions
+        )
+        return dtype, shape
+
+    def _constant_type(self, value: Any) -> tuple[str, tuple[int, ...]]:
+        dtype, shape = self._tensor_type(value.type.tensorType)
+        if any(size is None for size in shape):
+            raise self._damaged("a constant has no fixed shape")
+        return dtype, tuple(size for size in shape if size is not None)
+
+    def _immediate_tensor(self, value: Any) -> Any:
+        dtype, shape = self._constant_type(value)
+        tensor = value.immediateValue.tensor
+        kind = tensor.WhichOneof("value")
+        values: Any = getattr(tensor, kind).values if kind else ()
+        if dtype == "string":
+            if kind != "strings" or len(values) != math.prod(shape):
+                raise self._damaged("a text constant is not whole")
+            return list(values) if shape else values[0]
+        numpy_type = _NUMPY_TYPES.get(dtype)
+        if numpy_type is None:
+            raise self._damaged(f"it has a constant of type {dtype}, which leafport does not write")
+        try:  # Small types are packed bytes, the others a list of numbers.
+            array: np.ndarray = np.frombuffer(values, numpy_type) if kind == "bytes" else np.array(values, numpy_type)
+        except (ValueError, TypeError, OverflowError) as problem:
+            raise self._damaged(f"a constant of type {dtype} cannot be read ({problem})") from None
+        if array.size != math.prod(shape):
+            raise self._damaged(f"a constant of shape {shape} holds {array.size} values")
+        if shape and dtype.startswith("float"):
+            self.weights[dtype] += array.size
+        return array.reshape(shape) if shape else array.item()
+
+    def _blob_value(self, value: Any) -> np.ndarray:
+        dtype, shape = self._constant_type(value)
+        name, offset = value.blobFileValue.fileName, value.blobFileValue.offset
+        if name not in self.blobs:
+            self.blobs[name] = _Blob(_file_inside(self.model_folder, name.removeprefix(_MODEL_PATH)))
+        array = self.blobs[name].read(offset, dtype, math.prod(shape))
+        self.weights[dtype] += array.size
+        return array.reshape(shape)
+
+    def _damaged(self, why: str) -> ModelError:
+        return ModelError(f"{self.package} is damaged: {why}. Export it again.")
+
+
+class _Blob:
+    """A weights file, mapped into memory."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with path.open("rb") as stream:
+                self.data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as problem:  # ValueError: an empty file cannot be mapped.
+            raise ModelError(f"{path} cannot be read: {problem}. Export the package again.") from None
+        if len(self.data) < _BLOB_HEADER.size or _BLOB_HEADER.unpack_from(self.data)[1] != _BLOB_VERSION:
+            raise self._damaged("it has not the header of a weights file")
+
+    def read(self, offset: int, dtype: str, count: int) -> np.ndarray:
+        """The ``count`` values whose metadata stands at ``offset``, as a flat, read-only array."""
+        if offset + _BLOB_METADATA.size > len(self.data):
+            raise self._damaged(f"it ends before byte {offset:,}, where weights are to be")
+        sentinel, kind, size_bytes, start = _BLOB_METADATA.unpack_from(self.data, offset)
+        if sentinel != _BLOB_SENTINEL or _BLOB_TYPES.get(kind) != dtype:
+            raise self._damaged(f"there are no {dtype} weights at byte {offset:,}")
+        if size_bytes != count * np.dtype(_NUMPY_TYPES[dtype]).itemsize or start + size_bytes > len(self.data):
+            raise self._damaged(f"the weights at byte {offset:,} are not whole")
+        return np.frombuffer(self.data, _NUMPY_TYPES[dtype], count, start)
+
+    def _damaged(self, why: str) -> ModelError:
+        return ModelError(f"{self.path} is damaged: {why}. Export the package again.")

@@ -1,0 +1,177 @@
+"""The networks a classifier can stand on, and where their weights come from.
+
+Each is a row of ``BACKBONES``. Its preprocessing becomes a layer of the model, which therefore takes raw RGB 0..255.
+
+ResNet50's published weights want BGR minus a mean. Turning RGB into BGR would cost an operation on every device and
+trip converters, so the input channels of its first kernel are reversed once, when weights are loaded, and the mean is
+subtracted in RGB order: the same function, without the flip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leafport.errors import ModelError
+
+if TYPE_CHECKING:
+    import keras
+
+SUFFIXES = (".weights.h5", ".h5", ".hdf5")
+MIN_IMAGE_SIZE = 32
+NO_WEIGHTS = "none"
+IMAGENET = "imagenet"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network of ``keras.applications``, named ``builder`` there.
+
+    ``scale`` and ``offset`` (per channel, RGB) map 0..255 to what its weights expect; ``bgr`` says that they were
+    trained on blue, green, red.
+    """
+
+    builder: str
+    scale: float
+    offset: tuple[float, ...]
+    bgr: bool = False
+    image_size: int = 224
+
+
+BACKBONES = {
+    "resnet50": Backbone("ResNet50", scale=1.0, offset=(-123.68, -116.779, -103.939), bgr=True),
+    "resnet50v2": Backbone("ResNet50V2", scale=1 / 127.5, offset=(-1.0,)),
+    "mobilenet": Backbone("MobileNet", scale=1 / 127.5, offset=(-1.0,)),
+    "mobilenetv2": Backbone("MobileNetV2", scale=1 / 127.5, offset=(-1.0,)),
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A new classifier's model and the parts of it that training handles one by one.
+
+    Attributes:
+        model: float32 [N, size, size, 3] raw RGB 0..255 to float32 [N, classes] probabilities.
+        features: the same input to the pooled features, float32 [N, channels].
+        head: features to probabilities; shares its layers with ``model``.
+        backbone: the network in the middle, whose layers ``model`` and ``features`` share.
+    """
+
+    model: keras.Model
+    features: keras.Model
+    head: keras.Model
+    backbone: keras.Model
+
+
+def build(name: str, *, classes: int, image_size: int, weights: str, dropout: float = 0.5) -> Network:
+    """A backbone with a new head: global average pooling, dropout, a dense layer.
+
+    With pretrained weights the backbone's batch normalisation stays in inference mode, also while it is fine-tuned;
+    with ``none`` it learns its statistics.
+
+    Args:
+        name: a key of BACKBONES.
+        weights: ``imagenet``, ``none``, or the path of a file with the weights of this network without its top.
+
+    Raises:
+        ModelError: the weights are missing, cannot be downloaded, or belong to another network.
+    """
+    import keras
+
+    row = BACKBONES[name]
+    if image_size < MIN_IMAGE_SIZE:
+        raise ModelError(f"Images of {image_size} pixels are too small for {name}: it takes {MIN_IMAGE_SIZE} or more.")
+    builder = getattr(keras.applications, row.builder)
+    backbone = builder(include_top=False, weights=None, input_shape=(image_size, image_size, 3), name=name)
+    scratch = weights == NO_WEIGHTS
+    if scratch:
+        _follow_statistics_fast(backbone)
+    else:
+        _load(backbone, name, weights, builder)
+        if row.bgr:
+            _reverse_input_channels(backbone)
+    offset: Any = row.offset[0] if len(row.offset) == 1 else list(row.offset)
+    image = keras.Input((image_size, image_size, 3), name="image")
+    scaled = keras.layers.Rescaling(row.scale, offset, name="normalisation")(image)
+    maps = backbone(scaled) if scratch else backbone(scaled, training=False)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(maps)
+    drop = keras.layers.Dropout(dropout, name="dropout")
+    dense = keras.layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")
+    pooled_input = keras.Input(pooled.shape[1:], name="features")
+    return Network(
+        model=keras.Model(image, dense(drop(pooled)), name=f"{name}_classifier"),
+        features=keras.Model(image, pooled, name=f"{name}_features"),
+        head=keras.Model(pooled_input, dense(drop(pooled_input)), name="head"),
+        backbone=backbone,
+    )
+
+
+def _load(backbone: keras.Model, name: str, weights: str, builder: Callable[..., Any]) -> None:
+    if weights == IMAGENET:
+        try:
+            # At 224 pixels, the size they were published for; convolutions do not mind another afterwards.
+            backbone.set_weights(
+                builder(include_top=False, weights="imagenet", input_shape=(224, 224, 3)).get_weights()
+            )
+        except Exception as problem:  # Keras raises a bare Exception when it cannot download.
+            raise ModelError(
+                f"The ImageNet weights of {name} cannot be downloaded ({problem}). Give a file you have with "
+                "--weights FILE, or train from scratch with --weights none."
+            ) from problem
+        return
+    path = Path(weights)
+    if not path.is_file():
+        raise ModelError(f"There is no weights file {path}. Give {IMAGENET}, {NO_WEIGHTS}, or the path of a file.")
+    if not path.name.endswith(SUFFIXES):
+        raise ModelError(f"{path} is not a weights file: its name must end in {', '.join(SUFFIXES)}.")
+    wanted = sum(weight.shape.num_elements() for weight in backbone.weights)
+    found = _stored_values(path)
+    fault = f"it holds {found:,} values, {name} without its top has {wanted:,}" if found != wanted else None
+    if fault is None:
+        try:
+            backbone.load_weights(path)
+        except Exception as problem:  # ValueError, KeyError, OSError: whatever does not fit.
+            fault = str(problem).splitlines()[0]
+    if fault:
+        raise ModelError(
+            f"{path} does not hold the weights of {name} without its classification layer ({fault}). "
+            f"Give a file of keras.applications.{BACKBONES[name].builder}(include_top=False), or another --backbone."
+        )
+
+
+def _stored_values(path: Path) -> int:
+    """How many numbers an HDF5 file holds. Keras itself would leave those it has no layer for aside, silently."""
+    import h5py
+
+    count = 0
+
+    def add(_: str, item: Any) -> None:
+        nonlocal count
+        if isinstance(item, h5py.Dataset):
+            count += item.size
+
+    try:
+        with h5py.File(path, "r") as stored:
+            stored.visititems(add)
+    except OSError as problem:
+        raise ModelError(f"{path} cannot be read as a weights file ({problem}). Give another.") from None
+    return count
+
+
+def _reverse_input_channels(backbone: keras.Model) -> None:
+    import keras
+
+    first = next(layer for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D))
+    kernel, *rest = first.get_weights()
+    first.set_weights([kernel[:, :, ::-1, :], *rest])
+
+
+def _follow_statistics_fast(backbone: keras.Model) -> None:
+    """Let batch normalisation remember about ten batches, not a hundred: short trainings must end with sane ones."""
+    import keras
+
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9

@@ -1,0 +1,148 @@
+"""Photographs as batches of tensors.
+
+Pixels come from ``leafport.images.read``, in training as in evaluation; only batches that are learned from are varied
+afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from leafport import images
+from leafport.contract import ImageInput
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a training photograph is varied, each time anew: enough to be another photograph of the same plant.
+
+    ``rotation`` in degrees to either side; ``zoom``, ``shift`` (of the side), ``brightness`` (of 255) and
+    ``contrast`` as fractions to either side; ``flip`` mirrors half of them. What comes into view repeats the edge.
+    """
+
+    flip: bool = True
+    rotation: float = 15.0
+    zoom: float = 0.15
+    shift: float = 0.08
+    brightness: float = 0.12
+    contrast: float = 0.2
+
+
+def batches(
+    paths: Sequence[Path], truth: Sequence[int] | np.ndarray, rule: ImageInput, batch_size: int
+) -> tf.data.Dataset:
+    """Photographs once, in order: (uint8 [<= batch_size, H, W, 3], int32 [<= batch_size])."""
+    import tensorflow as tf
+
+    return _read(paths, truth, rule).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def training_batches(
+    paths: Sequence[Path],
+    truth: Sequence[int] | np.ndarray,
+    rule: ImageInput,
+    batch_size: int,
+    *,
+    seed: int,
+    augmentation: Augmentation | None,
+) -> tf.data.Dataset:
+    """Photographs without end, shuffled anew each time round and varied: (float32 [N, H, W, 3] 0..255, int32 [N]).
+
+    An epoch is ``ceil(len(paths) / batch_size)`` batches, the last of which may be smaller. The same seed gives the
+    same batches, however many cores prepare them.
+    """
+    import tensorflow as tf
+
+    photographs = _read(paths, truth, rule)
+    if len(paths) * rule.height * rule.width * 3 <= CACHE_BYTES:
+        photographs = photographs.cache()  # Decoding a phone's photograph takes longer than learning from it.
+    photographs = photographs.shuffle(max(1, min(len(paths), 4096)), seed=seed).batch(batch_size).repeat()
+
+    def vary(step: Any, batch: tuple[Any, Any]) -> tuple[Any, Any]:
+        pixels = tf.cast(batch[0], tf.float32)
+        if augmentation is not None:
+            pixels = augment(pixels, tf.stack([tf.constant(seed, tf.int64), step]), augmentation)
+        return pixels, batch[1]
+
+    numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(), photographs))
+    return numbered.map(vary, num_parallel_calls=os.cpu_count() or 1, deterministic=True).prefetch(2)
+
+
+def augment(pixels: tf.Tensor, seed: tf.Tensor, strength: Augmentation) -> tf.Tensor:
+    """Vary a batch (float32 [N, H, W, 3], 0..255): one affine warp, then brightness and contrast; clipped to 0..255."""
+    import tensorflow as tf
+
+    count = tf.shape(pixels)[0]
+    height, width = float(pixels.shape[1]), float(pixels.shape[2])
+    seeds = tf.random.split(seed, 7)
+
+    def spread(index: int, reach: float) -> Any:
+        return tf.random.stateless_uniform((count,), seeds[index], -reach, reach)
+
+    angle = spread(0, strength.rotation * np.pi / 180)
+    scale = 1 + spread(1, strength.zoom)
+    mirror = tf.sign(spread(2, 1.0)) if strength.flip else tf.ones((count,))
+    # Output to input coordinates about the centre: mirror, turn and zoom, then shift.
+    cos, sin = tf.cos(angle) * scale, tf.sin(angle) * scale
+    a, b, d, e = cos * mirror, -sin, sin * mirror, cos
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    c = middle_x - a * middle_x - b * middle_y + spread(3, strength.shift) * width
+    f = middle_y - d * middle_x - e * middle_y + spread(4, strength.shift) * height
+    zero = tf.zeros_like(a)
+    warped = tf.raw_ops.ImageProjectiveTransformV3(
+        images=pixels,
+        transforms=tf.stack([a, b, c, d, e, f, zero, zero], axis=1),
+        output_shape=tf.shape(pixels)[1:3],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )
+    mean = tf.reduce_mean(warped, axis=(1, 2, 3), keepdims=True)
+    contrast = 1 + spread(5, strength.contrast)[:, None, None, None]
+    brightness = 255 * spread(6, strength.brightness)[:, None, None, None]
+    varied = tf.clip_by_value((warped - mean) * contrast + mean + brightness, 0.0, 255.0)
+    varied.set_shape(pixels.shape)
+    return varied
+
+
+def read_ahead(paths: Sequence[Path], rule: ImageInput, batch_size: int = 32) -> Iterator[np.ndarray]:
+    """Photographs once, in order, as uint8 [<= batch_size, H, W, 3]; the next batch is read while one is used.
+
+    Raises:
+        ImageError: at the first photograph that cannot be used.
+    """
+    chunks = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        ahead = [pool.submit(images.read, path, rule) for path in (chunks[0] if chunks else ())]
+        for index in range(len(chunks)):
+            following = chunks[index + 1] if index + 1 < len(chunks) else ()
+            current, ahead = ahead, [pool.submit(images.read, path, rule) for path in following]
+            yield np.stack([future.result() for future in current])
+
+
+def _read(paths: Sequence[Path], truth: Sequence[int] | np.ndarray, rule: ImageInput) -> tf.data.Dataset:
+    import tensorflow as tf
+
+    def read(path: bytes) -> np.ndarray:
+        return images.read(Path(os.fsdecode(path)), rule)
+
+    def load(path: Any, label: Any) -> tuple[Any, Any]:
+        pixels = tf.numpy_function(read, [path], tf.uint8, stateful=False)
+        pixels.set_shape((rule.height, rule.width, 3))
+        return pixels, label
+
+    names = tf.constant([os.fsencode(path) for path in paths], tf.string)
+    pairs = tf.data.Dataset.from_tensor_slices((names, np.asarray(truth, np.int32)))
+    return pairs.map(load, num_parallel_calls=os.cpu_count() or 1, deterministic=True)

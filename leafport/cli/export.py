@@ -198,7 +198,7 @@ def show(made: Manifest, out: Path) -> None:
     """The table at the end, and the next command."""
     from leafport.cli import terminal
 
-    table = terminal.table("artifact", "size>", "agreement>", "max diff>", "to safe>", "took>", "memory>", "file")
+    table = terminal.table("artifact", "size>", "agreement>", "max diff>", "to safe>", "took>", "memory>")
     for name, entry in made.artifacts.items():
         table.add_row(*_row(name, entry))
     terminal.out.print(table)
@@ -215,7 +215,7 @@ def _row(name: str, entry: Entry) -> list[str]:
     from leafport.cli import terminal
 
     if entry.status != "ok" or entry.verified is None:
-        return [name, entry.status, *[""] * 5, entry.reason or ""]
+        return [name, entry.status, *[""] * 5]
     verified = entry.verified
     return [
         name,
@@ -225,5 +225,4 @@ def _row(name: str, entry: Entry) -> list[str]:
         "–" if verified.flips_to_safe is None else str(verified.flips_to_safe),
         terminal.seconds(entry.seconds or 0),
         terminal.size(entry.peak_rss_bytes or 0),
-        entry.path or "",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,8 +12,9 @@ from rich.table import Table
 
 from leafport.training.splits import Skipped
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_WIDTH_IN_FILES = 120
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_IN_FILES)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDTH_IN_FILES)
 
 
 def size(count: int) -> str:
@@ -32,7 +34,8 @@ def table(*columns: str, title: str | None = None) -> Table:
     """A plain table; columns whose name ends with ``>`` are right-aligned."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
+        right = column.endswith(">")
+        made.add_column(column.removesuffix(">"), justify="right" if right else "left", no_wrap=right)
     return made
 
 

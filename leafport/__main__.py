@@ -1,0 +1,5 @@
+"""``python -m leafport`` is ``leafport``."""
+
+from leafport.cli import main
+
+main()

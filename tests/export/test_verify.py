@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from leafport import files
+from leafport.errors import ModelError
+from leafport.export import manifest
+from leafport.export.verify import verify
+
+
+@pytest.fixture
+def copy(exports: Path, tmp_path: Path) -> Path:
+    """An export folder with the quickest artifacts only, to be damaged."""
+    copied = shutil.copytree(exports, tmp_path / "copy")
+    state = manifest.read(copied)
+    quick = {name: state.artifacts[name] for name in ("tflite-float32", "tflite-int8", "onnx-float32")}
+    state.model_copy(update={"artifacts": quick}).save(copied)
+    return copied
+
+
+def problems(folder: Path) -> dict[str, str]:
+    return {finding.name: finding.problem for finding in verify(folder) if finding.problem}
+
+
+def test_a_fresh_export_passes(exports: Path) -> None:
+    findings = verify(exports)
+    assert not [finding for finding in findings if finding.problem]
+    assert len(findings) == 1 + len(manifest.read(exports).artifacts)
+
+
+def test_a_changed_byte_is_found(copy: Path) -> None:
+    path = copy / "tflite" / "shapes-int8.tflite"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "has changed since it was exported" in problems(copy)["tflite-int8"]
+
+
+def test_a_missing_file_is_found(copy: Path) -> None:
+    (copy / "onnx" / "shapes-float32.onnx").unlink()
+    assert problems(copy) == {"onnx-float32": "is missing: export again"}
+
+
+def rewrite(folder: Path, name: str, change: Callable[[Path], object]) -> None:
+    """Change an artifact and make the manifest's hash fit, as somebody would who exchanges a file knowingly."""
+    state = manifest.read(folder)
+    path = state.artifact_path(folder, name)
+    change(path)
+    entry = state.artifacts[name].model_copy(update={"sha256": files.sha256(path)})
+    state.model_copy(update={"artifacts": {**state.artifacts, name: entry}}).save(folder)
+
+
+def test_a_float_file_called_int8_is_found(copy: Path) -> None:
+    rewrite(copy, "tflite-int8", lambda path: shutil.copyfile(copy / "tflite" / "shapes-float32.tflite", path))
+    assert "not what its name claims" in problems(copy)["tflite-int8"]
+
+
+def test_exchanged_weights_are_found(copy: Path) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    def scramble(path: Path) -> None:
+        model = onnx.load(path)
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 4:
+                values = numpy_helper.to_array(tensor)[::-1].copy()
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        onnx.save(model, path)
+
+    rewrite(copy, "onnx-float32", scramble)
+    assert "names another class than the classifier" in problems(copy)["onnx-float32"]
+
+
+def test_permuted_labels_are_found(copy: Path) -> None:
+    labels = (copy / "labels.txt").read_text().split()
+    (copy / "labels.txt").write_text("\n".join(reversed(labels)) + "\n")
+    found = problems(copy)
+    assert found["contract"] == "labels.txt is not the contract's list of labels"
+    assert "has changed" in found["labels.txt"]
+
+
+def test_a_manifest_that_points_outside_is_refused(copy: Path, tmp_path: Path) -> None:
+    value = json.loads((copy / manifest.FILE).read_text())
+    value["artifacts"]["onnx-float32"]["path"] = "../../etc/passwd"
+    (copy / manifest.FILE).write_text(json.dumps(value))
+    with pytest.raises(Exception, match="points outside"):
+        verify(copy)
+
+
+def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="leafport export"):
+        verify(tmp_path)

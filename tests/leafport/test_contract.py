@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from leafport.classifier import Classifier
+from leafport.contract import Contract
+from leafport.errors import ModelError
+
+
+@pytest.fixture
+def value(classifier: Classifier) -> dict[str, Any]:
+    return classifier.contract.to_json()
+
+
+def test_a_contract_survives_json_and_keeps_its_hash(value: dict[str, Any], classifier: Classifier) -> None:
+    again = Contract.from_json(value)
+    assert again == classifier.contract
+    assert again.sha256 == classifier.contract.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["disc", "disc", "ring"]}, "differ"),
+        ({"labels": ["disc"]}, "labels"),
+        ({"task": "binary"}, "2 labels"),
+        ({"name": "../escape"}, "name"),
+        ({"surprise": 1}, "surprise"),
+        ({"schema_version": 2}, "schema_version"),
+        ({"image": {"height": 0, "width": 32}}, "height"),
+    ],
+)
+def test_a_bad_contract_says_what_is_wrong(value: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        Contract.from_json({**value, **change})
+
+
+def test_positive_labels_must_be_among_the_labels(value: dict[str, Any]) -> None:
+    value["safety"]["positive_labels"] = ["unicorn"]
+    with pytest.raises(ModelError, match="positive_labels"):
+        Contract.from_json(value)
+
+
+def test_every_change_changes_the_hash(value: dict[str, Any], classifier: Classifier) -> None:
+    value["safety"]["threshold"] = 0.31
+    assert Contract.from_json(value).sha256 != classifier.contract.sha256
+
+
+def test_the_positive_score_sums_the_positive_labels(value: dict[str, Any]) -> None:
+    value["safety"]["positive_labels"] = ["disc", "square"]
+    contract = Contract.from_json(value)
+    score = contract.positive_score(np.array([[0.1, 0.2, 0.7], [0.5, 0.25, 0.25]], np.float32))
+    np.testing.assert_allclose(score, [0.8, 0.75], rtol=1e-6)
+
+
+def test_without_positive_labels_there_is_no_score(value: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="--positive"):
+        Contract.from_json({**value, "safety": None}).positive_score(np.zeros((1, 3)))

@@ -44,6 +44,12 @@ class ImageInput(_Frozen):
     exif: Literal["applied"] = "applied"
     alpha: Literal["on white"] = "on white"
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kernel == "area" and not self.antialias:
+            raise ValueError("an area kernel always averages: antialias must be true")
+        return self
+
 
 class Safety(_Frozen):
     """When to answer with the positive (dangerous) class, and what that promises.

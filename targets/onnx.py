@@ -61,6 +61,7 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
             opset=options.opset,
             shape_override={f"{INPUT}:0": [None, contract.image.height, contract.image.width, 3]},
         )
+        onnx.checker.check_model(model)  # tf2onnx only logs what it could not express, and goes on.
     except Exception as problem:  # tf2onnx raises plain exceptions of every kind.
         raise ConversionError(f"tf2onnx refused the graph: {problem}") from problem
     model.doc_string = contract.description

@@ -138,6 +138,16 @@ def serving_graph(classifier: Classifier, tmp_path_factory: pytest.TempPathFacto
     return graph.build(classifier, tmp_path_factory.mktemp("graph"))
 
 
+@pytest.fixture
+def unconvertible_graph(serving_graph: ServingGraph, tmp_path: Path) -> ServingGraph:
+    """The serving graph with an operation in it that no device format has."""
+    graph_def = serving_graph.graph_def()
+    next(node for node in graph_def.node if node.op == "Softmax").op = "Erfinv"
+    path = tmp_path / "unconvertible.pb"
+    path.write_bytes(graph_def.SerializeToString())
+    return ServingGraph(path, serving_graph.contract)
+
+
 @pytest.fixture(scope="session")
 def photographs(photo_folder: Path) -> tuple[Path, ...]:
     """Some of the photographs, every class among them."""

@@ -31,6 +31,7 @@ def test_a_contract_survives_json_and_keeps_its_hash(value: dict[str, Any], clas
         ({"surprise": 1}, "surprise"),
         ({"schema_version": 2}, "schema_version"),
         ({"image": {"height": 0, "width": 32}}, "height"),
+        ({"image": {"height": 32, "width": 32, "kernel": "area", "antialias": False}}, "antialias"),
     ],
 )
 def test_a_bad_contract_says_what_is_wrong(value: dict[str, Any], change: dict[str, Any], message: str) -> None:

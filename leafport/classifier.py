@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -73,10 +74,19 @@ class Classifier:
         files.write_json(path / CONTRACT_FILE, self.contract.to_json())
         return path
 
+    @functools.cached_property
+    def _infer(self) -> Any:
+        """The model as one graph: called eagerly, Keras would hold every layer's result until the last is computed."""
+        import tensorflow as tf
+
+        image = self.contract.image
+        signature = tf.TensorSpec((None, image.height, image.width, 3), tf.float32)
+        return tf.function(lambda images: self.model(images, training=False), input_signature=[signature])
+
     def predict(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Probabilities (float32 [N, classes]) of images (uint8 [N, H, W, 3], RGB)."""
         chunks = [
-            np.asarray(self.model(images[start : start + batch_size].astype(np.float32), training=False))
+            np.asarray(self._infer(images[start : start + batch_size].astype(np.float32)))
             for start in range(0, len(images), batch_size)
         ]
         return np.concatenate(chunks) if chunks else np.empty((0, len(self.contract.labels)), np.float32)

@@ -37,7 +37,7 @@ LABELS_FILE = "labels.txt"
 CONTRACT_FILE = "contract.json"
 MAX_FILE_BYTES = 2**31 - 1  # FlatBuffers' own limit.
 
-LARGE_WEIGHTS = 1024  # The converter leaves constants of fewer values as they are, but in int8 files.
+LARGE_WEIGHTS = 1024  # Outside int8 files the converter leaves biases and constants of fewer values as they are.
 
 _RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 
@@ -233,7 +233,7 @@ def _facts(model: Any, schema: Any, path: Path) -> Facts:
             if stored is not None and len(stored) and not _is_shape(tensor, types):
                 count = math.prod(int(size) for size in tensor.shape) if tensor.shape is not None else 1
                 weights[types[tensor.type]] += count
-                if count >= LARGE_WEIGHTS:
+                if count >= LARGE_WEIGHTS and len(tensor.shape) > 1:
                     large.add(types[tensor.type])
     graph = model.subgraphs[0]
     carried = _read_associated_files(path)

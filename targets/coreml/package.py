@@ -209,7 +209,7 @@ def _feature(feature: Any, labels: tuple[str, ...] | None) -> TensorFacts:
     kind = feature.type.WhichOneof("Type")
     if kind == "imageType":
         image = feature.type.imageType
-        space = type(image).ColorSpace.Name(image.colorSpace)
+        space = {10: "greyscale", 20: "RGB", 30: "BGR", 40: "greyscale float16"}.get(image.colorSpace, "unknown")
         size = (image.height, image.width) if image.WhichOneof("SizeFlexibility") is None else (None, None)
         return TensorFacts(feature.name, f"{space} image", (1, *size, 3 if space in ("RGB", "BGR") else 1))
     if kind == "dictionaryType":

@@ -1,0 +1,4 @@
+from leafport.cli.export import script
+from leafport.targets.coreml import NAME
+
+script(NAME)

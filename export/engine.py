@@ -201,6 +201,7 @@ class _Engine:
                 sha256=files.sha256(self.out / "graph" / GRAPH_FILE),
                 nodes_traced=facts["nodes_traced"],
                 nodes=facts["nodes"],
+                operations=facts["operations"],
             ),
             calibration=self._calibration(),
             files={path.relative_to(self.out).as_posix(): files.sha256(path) for path in beside},
@@ -208,7 +209,8 @@ class _Engine:
             artifacts=state.artifacts if state else {},
         )
         current.save(self.out)
-        self.listener(Event("graph", f"{facts['nodes_traced']:,} nodes folded into {facts['nodes']:,}"))
+        before, after, computing = (f"{facts[key]:,}" for key in ("nodes_traced", "nodes", "operations"))
+        self.listener(Event("graph", f"{before} nodes folded into {after}, of which {computing} compute"))
         return current
 
     def make(self, artifacts: list[Artifact], unavailable: dict[str, str], current: Manifest) -> Manifest:

@@ -1,8 +1,9 @@
 """The serving graph: the one file every converter starts from.
 
-A Keras model is traced for inference, frozen (variables become constants) and folded by TensorFlow's Grappler, so that
-batch normalisation disappears into the convolutions' weights: a ResNet50 of 1,831 nodes becomes one of 183. Normal
-converters then see plain TensorFlow operations and never have to understand Keras.
+A Keras model is traced for inference, frozen (variables become constants), and folded by TensorFlow's Grappler and
+by ``fold``, so that batch normalisation disappears into the convolutions' weights and biases: of a trained ResNet50's 1,835
+nodes 295 are left, 182 operations and their constants. Converters then see plain TensorFlow operations and never have
+to understand Keras.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from leafport import files
 from leafport.classifier import Classifier
 from leafport.contract import Contract
 from leafport.errors import ConversionError, ModelError
+from leafport.export.fold import fold_affine
 
 if TYPE_CHECKING:
     from tensorflow.core.framework.graph_pb2 import GraphDef
@@ -78,15 +80,17 @@ def build(classifier: Classifier, out_dir: Path) -> ServingGraph:
         ConversionError: the graph would pass a protocol buffer's 2 GiB.
     """
     traced = _freeze(classifier)
-    folded = _strip_defaults(_fold(traced))
+    folded = _strip_defaults(fold_affine(_fold(traced)))
     if folded.ByteSize() > MAX_GRAPH_BYTES:
         raise ConversionError(f"The serving graph would take {folded.ByteSize():,} bytes; a graph holds at most 2 GiB.")
     path = out_dir / GRAPH_FILE
     files.write_bytes(path, folded.SerializeToString(deterministic=True))
+    ops = Counter(node.op for node in folded.node)
     facts = {
         "nodes_traced": len(traced.node),
         "nodes": len(folded.node),
-        "ops": dict(sorted(Counter(node.op for node in folded.node).items())),
+        "operations": len(folded.node) - ops["Const"],
+        "ops": dict(sorted(ops.items())),
     }
     files.write_json(out_dir / FACTS_FILE, facts)
     return ServingGraph(path, classifier.contract)
@@ -178,5 +182,5 @@ def _strip_defaults(graph_def: GraphDef) -> GraphDef:
 
 
 def read_facts(graph_dir: Path) -> dict[str, Any]:
-    """The figures ``build`` wrote: nodes_traced, nodes, ops."""
+    """The figures ``build`` wrote: nodes_traced, nodes, operations (nodes that are no constants), ops."""
     return dict(json.loads((graph_dir / FACTS_FILE).read_text()))

@@ -57,12 +57,13 @@ class ClassifierRecord(_Record):
 
 
 class GraphRecord(_Record):
-    """The serving graph; node counts before and after folding."""
+    """The serving graph; node counts before and after folding, and how many of the latter are no constants."""
 
     path: str
     sha256: str
     nodes_traced: int
     nodes: int
+    operations: int
 
 
 class Calibration(_Record):

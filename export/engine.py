@@ -324,7 +324,7 @@ class _Engine:
             "path": str(written),
             "contract": self.contract.to_json(),
             "reference": str(self.work / "reference.npz"),
-            "threads": max(1, psutil.cpu_count() // self.settings.jobs),
+            "threads": max(1, (psutil.cpu_count() or 1) // self.settings.jobs),
         }
 
     def _calibration(self) -> manifest.Calibration:

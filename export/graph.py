@@ -1,8 +1,8 @@
 """The serving graph: the one file every converter starts from.
 
-A Keras model is traced for inference, frozen (variables become constants), and folded by TensorFlow's Grappler and
-by ``fold``, so that batch normalisation disappears into the convolutions' weights and biases: of a trained ResNet50's 1,835
-nodes 295 are left, 182 operations and their constants. Converters then see plain TensorFlow operations and never have
+A Keras model is traced for inference, frozen (variables become constants), and folded by TensorFlow's Grappler and by
+``fold``, so that batch normalisation disappears into the convolutions' weights and biases. Of the 1,835 nodes of a
+trained ResNet50 295 are left: 182 operations and their constants. Converters then see plain TensorFlow and never have
 to understand Keras.
 """
 

@@ -123,7 +123,8 @@ class Contract(_Frozen):
         Raises:
             ModelError: the contract names no positive labels.
         """
-        return probabilities[:, self.positive_indices].sum(axis=1)
+        score: np.ndarray = probabilities[:, self.positive_indices].sum(axis=1)
+        return score
 
     @property
     def positive_indices(self) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -58,21 +59,24 @@ def size_bytes(path: Path) -> int:
 def zipped_bytes(path: Path) -> int:
     """Bytes an artifact takes as a download: its files deflated, as in an APK or IPA."""
 
-    class Counter:
-        count = 0
-
-        def write(self, data: bytes) -> int:
-            self.count += len(data)
-            return len(data)
-
-        def flush(self) -> None:
-            pass
-
-    counter = Counter()
-    with zipfile.ZipFile(counter, "w", zipfile.ZIP_DEFLATED) as archive:  # type: ignore[arg-type]
+    counter = _Counter()
+    with zipfile.ZipFile(counter, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files_in(path):
             archive.write(file, file.name if file == path else file.relative_to(path))
     return counter.count
+
+
+class _Counter(io.RawIOBase):
+    """A stream that keeps nothing but the number of bytes written to it."""
+
+    count = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.count += len(data)
+        return len(data)
 
 
 @contextlib.contextmanager

@@ -77,8 +77,11 @@ class Runner(Protocol):
             otherwise why latency is not measured here.
     """
 
-    executes: str
-    untimed: str | None
+    @property
+    def executes(self) -> str: ...
+
+    @property
+    def untimed(self) -> str | None: ...
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities (float32 [N, classes]) of images (uint8 [N, H, W, 3], RGB)."""

@@ -168,14 +168,16 @@ def _quantise(pixels: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
     if np.issubdtype(dtype, np.floating) or (scale, zero_point, dtype) == (1.0, 0, np.uint8):
         return pixels.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
-    return np.round(pixels / scale + zero_point).clip(limits.min, limits.max).astype(dtype)
+    quantised: np.ndarray = np.round(pixels / scale + zero_point).clip(limits.min, limits.max).astype(dtype)
+    return quantised
 
 
 def _dequantise(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
     scale, zero_point = tensor["quantization"]
     if np.issubdtype(tensor["dtype"], np.floating):
         return values.astype(np.float32)
-    return ((values.astype(np.float32) - zero_point) * scale).astype(np.float32)
+    real: np.ndarray = ((values.astype(np.float32) - zero_point) * scale).astype(np.float32)
+    return real
 
 
 def _calibration(photographs: tuple[Path, ...], contract: Contract) -> Iterator[list[np.ndarray]]:

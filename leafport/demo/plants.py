@@ -16,7 +16,7 @@ from leafport.errors import OutputError, UserError
 
 IMAGES_DIR = "images"
 POISONOUS_FILE = "poisonous.txt"
-PHOTOGRAPHS_PER_SPECIES = 130
+PHOTOGRAPHS_PER_SPECIES = 160
 SIZE = 176  # Pixels of the longer side, about: enough for a model of 96 and a crop.
 _ORIENTATION_TAG = 0x0112
 # How to turn an upright picture into the pixels a camera held that way stores.

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from leafport.demo import shapes
+from leafport.demo.palette import Generator, palette
 from leafport.demo.shapes import Patches
-from leafport.demo.species import Generator, Species, palette
+from leafport.demo.species import Species
 
 _SUPERSAMPLE = 2  # Polygons have hard edges; they are drawn this much larger and averaged down.
 _SHAPES = ((1.0, 1.0), (1.0, 0.75), (0.75, 1.0), (1.0, 0.667), (0.667, 1.0), (0.5625, 1.0))
@@ -31,10 +32,10 @@ def photograph(species: Species, rng: Generator, size: int) -> Photograph:
     longer = size * rng.uniform(0.85, 1.15)
     frame = (max(16, round(longer * wide)), max(16, round(longer * high)))
     picture = _background(rng, frame)
-    if rng.random() < 0.3:  # Another of its kind, behind it and out of focus.
+    if rng.random() < 0.2:  # Another of its kind, behind it and out of focus.
         _stand(picture, species, rng, share=rng.uniform(0.45, 0.65), blur=rng.uniform(1.5, 3.5), dim=0.8)
-    _stand(picture, species, rng, share=rng.uniform(0.82, 1.1), blur=0.0, dim=1.0)
-    if rng.random() < 0.4:
+    _stand(picture, species, rng, share=rng.uniform(0.92, 1.12), blur=0.0, dim=1.0)
+    if rng.random() < 0.33:
         _occlude(picture, rng)
     picture = _camera(_light(picture, rng), rng)
     orientation = int(rng.choice([1, 6, 8, 3], p=(0.72, 0.12, 0.09, 0.07)))
@@ -44,8 +45,8 @@ def photograph(species: Species, rng: Generator, size: int) -> Photograph:
 def _stand(picture: Image.Image, species: Species, rng: Generator, *, share: float, blur: float, dim: float) -> None:
     """Draw one plant into the picture, its larger side ``share`` of the frame's."""
     layers = species.grow(rng, palette(rng))
-    lean, flip = rng.normal(0, 0.28), rng.choice([-1.0, 1.0])
-    slant = np.array([[1.0, rng.uniform(-0.12, 0.12)], [0.0, rng.uniform(0.78, 1.0)]])
+    lean, flip = rng.normal(0, 0.22), rng.choice([-1.0, 1.0])
+    slant = np.array([[1.0, rng.uniform(-0.12, 0.12)], [0.0, rng.uniform(0.84, 1.0)]])
     turn = np.array([[np.cos(lean), np.sin(lean)], [-np.sin(lean), np.cos(lean)]])
     pose = np.diag([flip, 1.0]) @ slant @ turn
     posed = [[shapes.Patch(patch.outline @ pose, patch.colour) for patch in layer] for layer in layers if layer]
@@ -55,7 +56,7 @@ def _stand(picture: Image.Image, species: Species, rng: Generator, *, share: flo
     room = np.maximum(frame - (high - low) * scale, 0)
     corner = frame / 2 + rng.uniform(-0.5, 0.5, 2) * (room + 0.06 * frame)
     middle = (low + high) / 2
-    shadow = (rng.uniform(0.01, 0.03), rng.uniform(0.015, 0.04))
+    shadow = (flip * rng.uniform(0.01, 0.03), rng.uniform(0.015, 0.04))  # A mirrored plant is lit from the right.
     for layer in posed:
         drawn = _rasterise(layer, picture.size, middle, corner, scale, dim)
         if blur:
@@ -81,9 +82,10 @@ def _rasterise(
 
 
 def _cast(picture: Image.Image, alpha: Image.Image, offset: list[int]) -> None:
-    """Darken what lies under a layer, a little to its lower right."""
-    soft = ImageChops.offset(alpha, *offset).filter(ImageFilter.BoxBlur(max(1, offset[1])))
-    picture.paste((12, 16, 10), (0, 0), soft.point([value * 0.45 for value in range(256)]))
+    """Darken what lies under a layer, ``offset`` pixels to the right and down."""
+    moved = Image.new("L", alpha.size)
+    moved.paste(alpha.point([value * 0.45 for value in range(256)]), (offset[0], offset[1]))
+    picture.paste((12, 16, 10), (0, 0), moved.filter(ImageFilter.BoxBlur(max(1, offset[1]))))
 
 
 def _noise(rng: Generator, size: tuple[int, int], cells: int) -> np.ndarray:
@@ -93,7 +95,9 @@ def _noise(rng: Generator, size: tuple[int, int], cells: int) -> np.ndarray:
     return np.asarray(coarse.resize(size, Image.Resampling.BICUBIC))
 
 
-def _textured(rng: Generator, size: tuple[int, int], colour: np.ndarray, octaves: tuple[tuple[int, float], ...]) -> Image.Image:
+def _textured(
+    rng: Generator, size: tuple[int, int], colour: np.ndarray, octaves: tuple[tuple[int, float], ...]
+) -> Image.Image:
     """A colour (0..1) mottled by noise of several scales: (bumps across, strength) each."""
     field = sum(_noise(rng, size, cells) * strength for cells, strength in octaves)
     pixels = colour * (1 + np.asarray(field))[..., None]
@@ -162,7 +166,9 @@ def _blades(
 
 def _bokeh(rng: Generator, size: tuple[int, int]) -> Image.Image:
     """A garden far out of focus: a gradient with discs of light."""
-    tones = np.array([[0.25, 0.38, 0.18], [0.55, 0.62, 0.40], [0.62, 0.72, 0.80], [0.40, 0.33, 0.25], [0.75, 0.68, 0.5]])
+    tones = np.array(
+        [[0.25, 0.38, 0.18], [0.55, 0.62, 0.40], [0.62, 0.72, 0.80], [0.40, 0.33, 0.25], [0.75, 0.68, 0.5]]
+    )
     corners = tones[rng.choice(len(tones), 4)].reshape(2, 2, 3) * rng.uniform(0.6, 1.15)
     picture = Image.fromarray((corners.clip(0, 1) * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     small = (max(8, size[0] // 2), max(8, size[1] // 2))  # Half the size is sharp enough for what is blurred.
@@ -170,8 +176,9 @@ def _bokeh(rng: Generator, size: tuple[int, int]) -> Image.Image:
     pen = ImageDraw.Draw(lights, "RGBA")
     for _ in range(rng.integers(6, 26)):
         at, radius = rng.uniform([0, 0], small), rng.uniform(0.02, 0.1) * max(small)
-        tone = tuple(int(255 * value) for value in np.clip(tones[rng.integers(len(tones))] * rng.uniform(0.7, 1.5), 0, 1))
-        pen.polygon(shapes.disc(at, radius, (0, 0, 0)).outline.ravel().tolist(), fill=(*tone, int(rng.integers(40, 150))))
+        tone = np.minimum(tones[rng.integers(len(tones))] * rng.uniform(0.7, 1.5), 1)
+        disc = shapes.disc(at, radius, (0, 0, 0)).outline.ravel().tolist()
+        pen.polygon(disc, fill=(*(int(255 * value) for value in tone), int(rng.integers(40, 150))))
     return lights.filter(ImageFilter.GaussianBlur(rng.uniform(1, 3))).resize(size, Image.Resampling.BICUBIC)
 
 
@@ -231,9 +238,9 @@ def _light(picture: Image.Image, rng: Generator) -> np.ndarray:
     pixels = pixels * (light * exposure)[..., None].astype(np.float32) * balance
     contrast = rng.uniform(0.75, 1.2)
     pixels = (pixels - 0.4) * contrast + 0.4 + max(0.0, rng.normal(0, 0.04))
-    bright = pixels > 0.8
-    pixels[bright] = 0.8 + 0.2 * np.tanh((pixels[bright] - 0.8) / 0.2)  # A shoulder, so that highlights do not clip hard.
-    return pixels
+    shoulder = 0.8 + 0.2 * np.tanh((pixels - 0.8) / 0.2)  # Highlights fade into white instead of being cut off.
+    seen: np.ndarray = np.where(pixels > 0.8, shoulder, pixels)
+    return seen
 
 
 def _camera(pixels: np.ndarray, rng: Generator) -> Image.Image:
@@ -248,7 +255,7 @@ def _camera(pixels: np.ndarray, rng: Generator) -> Image.Image:
         for row, column in line[: rng.integers(3, 6)]:
             kernel[row, column] = 1
         picture = picture.filter(ImageFilter.Kernel((5, 5), kernel.ravel().tolist()))
-    grain = rng.uniform(0, 9)
+    grain = rng.uniform(0, 8)
     noise = rng.standard_normal((picture.height, picture.width, 1), dtype=np.float32) * grain * 0.8
     colour = rng.standard_normal((picture.height, picture.width, 3), dtype=np.float32) * grain * 0.5
     noisy = np.asarray(picture, dtype=np.float32) + noise + colour

@@ -15,7 +15,7 @@ import numpy as np
 Colour = tuple[float, float, float]
 Patches = list["Patch"]
 
-LIGHT = 2.2  # Where the light comes from in every picture, as an angle: upper left.
+LIGHT = 2.2  # Where the light comes from, as an angle: the upper left.
 _CIRCLE = np.stack([f(np.linspace(0, 2 * np.pi, 14, endpoint=False)) for f in (np.cos, np.sin)], axis=1)
 
 
@@ -132,7 +132,9 @@ def lobed_edge(width: float, lobes: int, depth: float) -> np.ndarray:
 
 def obcordate_edge(width: float) -> np.ndarray:
     """One side of a leaflet that is heart-shaped, the notch at its tip."""
-    return np.array([[0, 0], [0.2, 0.3], [0.45, 0.72], [0.7, 0.98], [0.88, 0.95], [1.0, 0.6], [1.0, 0.3], [0.88, 0]]) * [
+    return np.array(
+        [[0, 0], [0.2, 0.3], [0.45, 0.72], [0.7, 0.98], [0.88, 0.95], [1.0, 0.6], [1.0, 0.3], [0.88, 0]]
+    ) * [
         1.0,
         width,
     ]

@@ -12,32 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from leafport.demo import shapes
-from leafport.demo.shapes import Colour, Patches
+from leafport.demo.palette import Generator, Palette, vary
+from leafport.demo.shapes import Patches
 
 Layers = list[Patches]  # Rear ones first; each casts a shadow on those before it.
-Generator = np.random.Generator
-
-_PETALS: tuple[Colour, ...] = (
-    (0.95, 0.94, 0.90),
-    (0.97, 0.84, 0.30),
-    (0.90, 0.56, 0.72),
-    (0.66, 0.52, 0.86),
-    (0.45, 0.56, 0.90),
-    (0.93, 0.48, 0.34),
-)
-_FRUITS: tuple[Colour, ...] = ((0.82, 0.12, 0.14), (0.20, 0.16, 0.36), (0.93, 0.55, 0.12), (0.92, 0.90, 0.84))
-
-
-@dataclass(frozen=True)
-class Palette:
-    """The colours of one plant, drawn without regard to its species."""
-
-    leaf: Colour
-    stem: Colour
-    petal: Colour
-    heart: Colour
-    fruit: Colour
-    blotch: Colour
 
 
 @dataclass(frozen=True)
@@ -47,29 +25,6 @@ class Species:
     name: str
     poisonous: bool
     grow: Callable[[Generator, Palette], Layers]
-
-
-def palette(rng: Generator) -> Palette:
-    """Draw a plant's colours."""
-    fresh, old = np.array([0.45, 0.62, 0.22]), np.array([0.21, 0.40, 0.24])
-    share, blue = rng.uniform(0, 1), rng.uniform(-0.06, 0.12)
-    green = (fresh * share + old * (1 - share) + [0, 0, blue]) * rng.uniform(0.85, 1.1)
-    if rng.random() < 0.12:  # An autumn leaf.
-        green = green * 0.55 + np.array([0.62, 0.36, 0.14]) * 0.45
-    leaf: Colour = (float(green[0]), float(green[1]), float(green[2]))
-    petal = shapes.tint(_PETALS[rng.integers(len(_PETALS))], rng.uniform(0.88, 1.04))
-    return Palette(
-        leaf=leaf,
-        stem=shapes.tint(leaf, 1.08, (0.66, 0.70, 0.40), rng.uniform(0.1, 0.5)),
-        petal=petal,
-        heart=shapes.tint((0.93, 0.72, 0.18), rng.uniform(0.7, 1.05)),
-        fruit=_FRUITS[rng.integers(len(_FRUITS))],
-        blotch=shapes.tint((0.34, 0.10, 0.22), rng.uniform(0.8, 1.2)),
-    )
-
-
-def _vary(rng: Generator, colour: Colour, amount: float = 0.1) -> Colour:
-    return shapes.tint(colour, rng.uniform(1 - amount, 1 + amount))
 
 
 def _umbel_plant(rng: Generator, colours: Palette, *, blotched: bool) -> Layers:
@@ -82,7 +37,8 @@ def _umbel_plant(rng: Generator, colours: Palette, *, blotched: bool) -> Layers:
     for share in np.sort(rng.uniform(0.02, 0.55, rng.integers(3, 6))):
         at, angle = shapes.along(trunk, share)
         turn = angle - side * rng.uniform(0.75, 1.2)
-        (rear if rng.random() < 0.7 else front).extend(_feather(rng, colours, at, turn, rng.uniform(0.42, 0.56) - 0.2 * share))
+        layer = rear if rng.random() < 0.7 else front
+        layer.extend(_feather(rng, colours, at, turn, rng.uniform(0.42, 0.56) - 0.2 * share))
         side = -side
     middle = shapes.stem(trunk, width, colours.stem, tip=0.62)
     umbels: Patches = []
@@ -106,10 +62,9 @@ def _blotches(rng: Generator, colours: Palette, trunk: np.ndarray, width: float)
     for share in np.linspace(0.03, 0.97, 18) + rng.uniform(-0.012, 0.012, 18):
         at, angle = shapes.along(trunk, float(share))
         here = width * (1 - 0.38 * float(share))
-        across = shapes.direction(angle + np.pi / 2) * rng.uniform(-0.22, 0.22) * here
-        drawn.append(
-            shapes.disc(at + across, here * rng.uniform(0.3, 0.5), _vary(rng, colours.blotch), flatten=rng.uniform(0.5, 0.9), angle=angle)
-        )
+        spot = at + shapes.direction(angle + np.pi / 2) * rng.uniform(-0.22, 0.22) * here
+        size, flatten = here * rng.uniform(0.3, 0.5), rng.uniform(0.5, 0.9)
+        drawn.append(shapes.disc(spot, size, vary(rng, colours.blotch), flatten=flatten, angle=angle))
     return drawn
 
 
@@ -118,7 +73,7 @@ def _feather(rng: Generator, colours: Palette, at: np.ndarray, angle: float, len
     bend = rng.uniform(0.2, 0.8) * (-1 if np.cos(angle) > 0 else 1)
     stalk = shapes.curve(at, angle, length, bend, points=12)
     drawn = shapes.stem(stalk, 0.016, colours.stem)
-    colour = _vary(rng, colours.leaf)
+    colour = vary(rng, colours.leaf)
     pairs = int(rng.integers(5, 7))
     edge = shapes.lobed_edge(0.2, 3, 0.62)
     for number in range(pairs):
@@ -147,7 +102,7 @@ def _umbel(rng: Generator, colours: Palette, at: np.ndarray, angle: float, reach
     for tip in tips:
         for _ in range(8):
             away = shapes.direction(rng.uniform(0, 2 * np.pi)) * reach * rng.uniform(0.02, 0.19) * [1.0, 0.75]
-            drawn.append(shapes.disc(tip + away, reach * rng.uniform(0.06, 0.085), _vary(rng, colour, 0.12)))
+            drawn.append(shapes.disc(tip + away, reach * rng.uniform(0.06, 0.085), vary(rng, colour, 0.12)))
         drawn.append(shapes.disc(tip, reach * 0.04, colours.heart))
     return drawn
 
@@ -157,29 +112,22 @@ def _spike_plant(rng: Generator, colours: Palette, *, serrate: bool) -> Layers:
     trunk = shapes.curve(np.zeros(2), np.pi / 2 + rng.uniform(-0.15, 0.15), 1.0, rng.uniform(-0.35, 0.35), points=16)
     rear: Patches = []
     front: Patches = []
-    pairs = int(rng.integers(4, 6))
-    width, fullest = rng.uniform(0.19, 0.26), rng.uniform(0.36, 0.46)
+    pairs = int(rng.integers(3, 5))
+    width, fullest = rng.uniform(0.23, 0.28), rng.uniform(0.36, 0.46)
     bare = 0.66 if rng.random() < 0.88 else 0.9
     for number in range(pairs):
         share = 0.06 + (bare - 0.06) * number / (pairs - 0.4)
         at, angle = shapes.along(trunk, share)
-        length = (0.44 - 0.2 * number / pairs) * rng.uniform(0.9, 1.1)
+        length = (0.48 - 0.2 * number / pairs) * rng.uniform(0.9, 1.1)
         for side in (1.0, -1.0):
             if serrate:
-                edge = shapes.serrate_edge(width, int(rng.integers(6, 8)), rng.uniform(0.3, 0.42), fullest=fullest)
+                edge = shapes.serrate_edge(width, int(rng.integers(4, 6)), rng.uniform(0.45, 0.55), fullest=fullest)
             else:
                 edge = shapes.entire_edge(width, fullest=fullest)
             turn = angle + side * rng.uniform(0.85, 1.25)
-            drawn = shapes.leaf(
-                edge,
-                at,
-                turn,
-                length * rng.uniform(0.9, 1.1),
-                _vary(rng, colours.leaf),
-                bend=-side * rng.uniform(-0.2, 0.7),
-                veins=4,
-                squeeze=rng.uniform(0.75, 1.0),
-            )
+            reach, squeeze = length * rng.uniform(0.9, 1.1), rng.uniform(0.82, 1.0)
+            colour, bend = vary(rng, colours.leaf), -side * rng.uniform(-0.2, 0.7)
+            drawn = shapes.leaf(edge, at, turn, reach, colour, bend=bend, veins=3, squeeze=squeeze)
             (front if rng.random() < 0.5 else rear).extend(drawn)
     middle = shapes.stem(trunk, 0.034, colours.stem)
     florets: Patches = []
@@ -192,7 +140,9 @@ def _spike_plant(rng: Generator, colours: Palette, *, serrate: bool) -> Layers:
                 lip = angle + turn + rng.uniform(-0.2, 0.2)
                 shade = rng.uniform(0.82, 1.0) + 0.1 * float(np.cos(lip - shapes.LIGHT))
                 tip = at + shapes.direction(lip) * size * 0.75
-                florets.append(shapes.disc(tip, size * 0.42, shapes.tint(colours.petal, shade), flatten=0.62, angle=lip))
+                florets.append(
+                    shapes.disc(tip, size * 0.42, shapes.tint(colours.petal, shade), flatten=0.62, angle=lip)
+                )
             florets.append(shapes.disc(at, size * 0.3, shapes.tint(colours.petal, 0.62)))
     return [rear, [*middle, *front], florets]
 
@@ -205,7 +155,7 @@ def _rosette_plant(rng: Generator, colours: Palette) -> Layers:
     leaves: Layers = [[], []]
     for number, angle in enumerate(rng.uniform(0, 6.28) + np.arange(count) * 2 * np.pi / count):
         length = rng.uniform(0.42, 0.55)
-        colour = _vary(rng, colours.leaf)
+        colour = vary(rng, colours.leaf)
         edge = shapes.lobed_edge(rng.uniform(0.17, 0.22), int(rng.integers(4, 6)), rng.uniform(0.5, 0.68))
         turn = angle + rng.uniform(-0.15, 0.15)
         for patch in shapes.leaf(edge, np.zeros(2), turn, length, colour, bend=rng.uniform(-0.4, 0.4), veins=0):
@@ -223,10 +173,12 @@ def _rosette_plant(rng: Generator, colours: Palette) -> Layers:
 def _daisy(rng: Generator, colours: Palette, at: np.ndarray) -> Patches:
     radius, count, flatten = rng.uniform(0.12, 0.17), int(rng.integers(11, 17)), rng.uniform(0.6, 1.0)
     turn = rng.uniform(0, 1)
-    drawn = shapes.petals(at, radius, count, radius * 0.17, shapes.tint(colours.petal, 0.86), flatten=flatten, turn=turn)
+    drawn = shapes.petals(
+        at, radius, count, radius * 0.17, shapes.tint(colours.petal, 0.86), flatten=flatten, turn=turn
+    )
     drawn += shapes.petals(at, radius * 0.93, count, radius * 0.15, colours.petal, flatten=flatten, turn=turn + 0.2)
     drawn.append(shapes.disc(at, radius * 0.34, shapes.tint(colours.heart, 0.75), flatten=flatten))
-    drawn.append(shapes.disc(at + [-0.1 * radius, 0.08 * radius], radius * 0.24, colours.heart, flatten=flatten))
+    drawn.append(shapes.disc(at + np.array([-0.1, 0.08]) * radius, radius * 0.24, colours.heart, flatten=flatten))
     return drawn
 
 
@@ -242,7 +194,7 @@ def _trefoil_plant(rng: Generator, colours: Palette) -> Layers:
         foot = np.array([spot[0] * 0.25, 0.0])
         layer.extend(shapes.stem(_to(foot, spot, rng.uniform(-0.1, 0.1)), 0.018, colours.stem))
         size, turn, flatten = rng.uniform(0.15, 0.22), rng.uniform(0, 2.1), rng.uniform(0.65, 1.0)
-        colour = _vary(rng, colours.leaf, 0.14)
+        colour = vary(rng, colours.leaf, 0.14)
         for angle in turn + np.arange(3) * 2 * np.pi / 3:
             edge = shapes.obcordate_edge(0.5)
             drawn = shapes.leaf(edge, np.zeros(2), angle, size, colour, veins=0)
@@ -269,7 +221,9 @@ def _globe(rng: Generator, colours: Palette, at: np.ndarray, radius: float) -> P
             away = shapes.direction(angle)
             lit = 0.88 + 0.14 * float(np.cos(angle - shapes.LIGHT)) + (0.85 - ring) * 0.12
             drawn.append(
-                shapes.disc(at + away * radius * ring, radius * 0.26, shapes.tint(colours.petal, lit), flatten=0.55, angle=angle)
+                shapes.disc(
+                    at + away * radius * ring, radius * 0.26, shapes.tint(colours.petal, lit), flatten=0.55, angle=angle
+                )
             )
     return drawn
 
@@ -282,13 +236,12 @@ def _bell_plant(rng: Generator, colours: Palette) -> Layers:
         turn = np.pi / 2 + side * (0.5 - 0.5 * number) + rng.uniform(-0.15, 0.15)
         edge = shapes.entire_edge(rng.uniform(0.17, 0.23), fullest=0.52)
         bend = (0.35 if np.cos(turn) < 0 else -0.35) * rng.uniform(0.2, 1.6)
-        rear.extend(
-            shapes.leaf(
-                edge, np.array([rng.uniform(-0.03, 0.03), 0.0]), turn, rng.uniform(0.58, 0.85), _vary(rng, colours.leaf),
-                bend=bend, veins=3, parallel=True, squeeze=rng.uniform(0.75, 1.0),
-            )
-        )  # fmt: skip
-    arch = shapes.curve(np.zeros(2), np.pi / 2 + side * 0.12, rng.uniform(1.05, 1.25), -side * rng.uniform(0.8, 1.6), points=16)
+        foot, length, squeeze = np.array([rng.uniform(-0.03, 0.03), 0.0]), rng.uniform(0.58, 0.85), rng.uniform(0.75, 1)
+        colour = vary(rng, colours.leaf)
+        rear.extend(shapes.leaf(edge, foot, turn, length, colour, bend=bend, veins=3, parallel=True, squeeze=squeeze))
+    arch = shapes.curve(
+        np.zeros(2), np.pi / 2 + side * 0.12, rng.uniform(1.05, 1.25), -side * rng.uniform(0.8, 1.6), points=16
+    )
     front = shapes.stem(arch, 0.026, colours.stem)
     flowers: Patches = []
     count = int(rng.integers(4, 8))
@@ -299,7 +252,7 @@ def _bell_plant(rng: Generator, colours: Palette) -> Layers:
         front.extend(shapes.stem(hook, 0.01, colours.stem))
         size = rng.uniform(0.14, 0.18) * (1.15 - 0.4 * number / count)
         if rng.random() < 0.93:
-            flowers.extend(shapes.bell(hook[-1], down, size, _vary(rng, colours.petal)))
+            flowers.extend(shapes.bell(hook[-1], down, size, vary(rng, colours.petal)))
         else:
             flowers.extend(shapes.ball(hook[-1], size * 0.35, shapes.tint(colours.petal, 0.9)))
     return [rear, front, flowers]
@@ -322,12 +275,9 @@ def _berry_plant(rng: Generator, colours: Palette) -> Layers:
         edge = shapes.palmate_edge(lobes, rng.uniform(0.38, 0.5), rng.uniform(0.0, 0.06))
         layer = leaves[number % 2]
         layer.extend(shapes.stem(stalk, 0.014, colours.stem))
-        layer.extend(
-            shapes.leaf(
-                edge, stalk[-1], turn + rng.uniform(-0.4, 0.4), rng.uniform(0.3, 0.42) * (1.1 - 0.3 * number / count),
-                _vary(rng, colours.leaf), bend=rng.uniform(-0.3, 0.3), veins=2,
-            )
-        )  # fmt: skip
+        aim, length = turn + rng.uniform(-0.4, 0.4), rng.uniform(0.3, 0.42) * (1.1 - 0.3 * number / count)
+        colour, bend = vary(rng, colours.leaf), rng.uniform(-0.3, 0.3)
+        layer.extend(shapes.leaf(edge, stalk[-1], aim, length, colour, bend=bend, veins=2))
         if rng.random() < 0.5:
             fruits.extend(_bunch(rng, colours, at, side))
         side = -side
@@ -340,7 +290,7 @@ def _bunch(rng: Generator, colours: Palette, at: np.ndarray, side: float) -> Pat
     for _ in range(rng.integers(4, 9)):
         spot = line[-1] + rng.uniform([-0.07, -0.12], [0.07, 0.03])
         drawn.extend(shapes.stem(_to(line[-2], spot, 0.0), 0.007, colours.stem)[:1])
-        drawn.extend(shapes.ball(spot, rng.uniform(0.028, 0.04), _vary(rng, colours.fruit)))
+        drawn.extend(shapes.ball(spot, rng.uniform(0.028, 0.04), vary(rng, colours.fruit)))
     return drawn
 
 
@@ -348,7 +298,8 @@ def _to(start: np.ndarray, end: np.ndarray, bulge: float) -> np.ndarray:
     """A line from one point to another, bulging sideways: float [8, 2]."""
     share = np.linspace(0, 1, 8)[:, None]
     step = end - start
-    return start + step * share + np.array([-step[1], step[0]]) * bulge * np.sin(np.pi * share)
+    line: np.ndarray = start + step * share + np.array([-step[1], step[0]]) * bulge * np.sin(np.pi * share)
+    return line
 
 
 SPECIES = (

@@ -37,17 +37,20 @@ def accuracy(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) -
     )
 
 
-def agreement(reference: np.ndarray, answers: np.ndarray, contract: Contract) -> Agreement:
+def agreement(reference: np.ndarray, answers: np.ndarray, truth: np.ndarray, contract: Contract) -> Agreement:
     """How ``answers`` compare with ``reference``, the Keras model's: float [N, classes], of the same photographs."""
-    flips = None
+    flips = dangerous = None
     if contract.safety is not None:
         threshold = contract.safety.threshold
-        flips = int(((_score(reference, contract) >= threshold) & (_score(answers, contract) < threshold)).sum())
+        lost = (_score(reference, contract) >= threshold) & (_score(answers, contract) < threshold)
+        flips = int(lost.sum())
+        dangerous = int((lost & np.isin(truth, contract.positive_indices)).sum())
     return Agreement(
         n=len(reference),
         top1=float((reference.argmax(axis=1) == answers.argmax(axis=1)).mean()),
         max_abs_diff=float(np.abs(reference - answers).max()),
         flips_to_safe=flips,
+        dangerous_flips=dangerous,
     )
 
 

@@ -137,7 +137,7 @@ class _Work:
             self._reference = answers
         compared = None
         if target != KERAS and self._reference is not None:
-            compared = agreement(self._reference, answers, self._contract)
+            compared = agreement(self._reference, answers, self._truth, self._contract)
         return {
             "executes": figures["executes"],
             "accuracy": accuracy(answers, self._truth, self._contract),

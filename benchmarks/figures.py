@@ -34,6 +34,11 @@ def percent(value: float | None) -> str:
     return f"{min(max(value * 100, 0.1), 99.9):.1f}{SPACE}%"
 
 
+def level(value: float) -> str:
+    """A share somebody chose, such as a confidence: ``95 %``, ``99.5 %``."""
+    return f"{value * 100:g}{SPACE}%"
+
+
 def difference(value: float | None) -> str:
     """A difference of probabilities: ``0.031``, ``1.2e-07``."""
     if value is None:
@@ -61,6 +66,11 @@ def listed(names: list[str] | tuple[str, ...], most: int = 6) -> str:
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def sentence(text: str) -> str:
+    """Text as a sentence of its own: a capital first, a full stop last."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def markdown(text: object) -> str:

@@ -59,4 +59,4 @@ def _os() -> str:
         name = platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         name = platform.system()
-    return f"{name}, {platform.system()} {platform.release()} {platform.machine()}"
+    return f"{name}, {platform.machine()}"

@@ -23,7 +23,7 @@ BATCH = 32
 WARMUP_RUNS, WARMUP_SECONDS = 5, 0.3
 MIN_RUNS, FEWEST_RUNS, MAX_RUNS = 50, 30, 1000
 MIN_SECONDS, MAX_SECONDS = 1.0, 10.0
-OPENINGS, OPENING_SECONDS = 5, 3.0
+OPENINGS, OPENING_SECONDS = 5, 1.0
 ROTATION = 16
 
 
@@ -81,7 +81,7 @@ class KerasRunner:
         from leafport.classifier import Classifier
 
         self._classifier = Classifier.load(path)
-        self.executes = f"Keras {keras.__version__} on TensorFlow {tf.__version__}, eager"
+        self.executes = f"Keras {keras.__version__} on TensorFlow {tf.__version__}"
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         return self._classifier.predict(images)

@@ -11,7 +11,7 @@ import numpy as np
 
 from leafport.benchmarks.figures import digits, percent
 from leafport.benchmarks.report import Artifact, Report
-from leafport.benchmarks.verdict import near_best
+from leafport.benchmarks.verdict import near
 
 SLOTS = ("tflite", "coreml", "onnx", "tftrt", "savedmodel", "keras")
 SHAPES = (
@@ -26,12 +26,12 @@ SHAPES = (
 COLOURS = 7
 BINS = 120
 _CHARACTER, _LINE = 6.5, 15.0
-_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM, _STRIP_ROW = 46.0, 12.0, 46.0, 22.0
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM, _STRIP_ROW = 58.0, 12.0, 46.0, 22.0
 
 
 @dataclass(frozen=True)
 class Mark:
-    """An artifact in the plot. ``slot`` chooses colour and shape; ``solid``: top-1 within a point of the best."""
+    """An artifact in the plot. ``slot`` chooses colour and shape; ``solid``: top-1 within a point of Keras's."""
 
     name: str
     target: str
@@ -100,19 +100,19 @@ def slot(target: str, targets: Iterable[str] = ()) -> int:
     return len(SLOTS) + (others.index(target) if target in others else 0) % (COLOURS - len(SLOTS))
 
 
-def plot(report: Report, width: float = 760.0, field_height: float = 380.0) -> Plot | None:
+def plot(report: Report, width: float = 1160.0, field_height: float = 400.0) -> Plot | None:
     """The size-latency plot of a report, both axes logarithmic; None when there is nothing to show."""
     rows = [row for row in report.artifacts if row.valid and row.accuracy and row.size_bytes]
     if not rows:
         return None
     left, right = _MARGIN_LEFT, width - _MARGIN_RIGHT
-    x_axis = _Axis([row.size_bytes / 1e6 for row in rows if row.size_bytes], left, right)
+    x_axis = _Axis([row.size_bytes / 1e6 for row in rows if row.size_bytes], left, right, spacing=52)
     timed = [row for row in rows if row.latency_ms]
     lanes = _lanes([row for row in rows if not row.latency_ms], x_axis, report)
     strip = (max((lane for *_, lane in lanes), default=-1) + 1) * _STRIP_ROW + (26.0 if lanes else 0.0)
     top = strip + (14.0 if lanes else 8.0)
     bottom = top + field_height
-    y_axis = _Axis([row.latency_ms.median for row in timed if row.latency_ms] or [1.0], bottom, top)
+    y_axis = _Axis([row.latency_ms.median for row in timed if row.latency_ms] or [1.0], bottom, top, spacing=26)
     places = [
         (row, x_axis.at((row.size_bytes or 1) / 1e6), y_axis.at(row.latency_ms.median))
         for row in timed
@@ -133,7 +133,9 @@ def strips(report: Report) -> Strips | None:
     timed = [row for row in report.artifacts if row.valid and row.latency_ms]
     if not timed:
         return None
-    axis = _Axis([value for row in timed if row.latency_ms for value in row.latency_ms.samples], 0.0, 100.0, pad=1.1)
+    axis = _Axis(
+        [value for row in timed if row.latency_ms for value in row.latency_ms.samples], 0.0, 100.0, spacing=12, pad=1.1
+    )
     return Strips(axis.ticks("ms"), tuple(_strip(report, row, axis) for row in timed))
 
 
@@ -154,25 +156,32 @@ def _strip(report: Report, row: Artifact, axis: _Axis) -> Strip:
 
 
 class _Axis:
-    """A logarithmic axis from ``start`` to ``end`` (either may be the larger) that shows all of ``values``."""
+    """A logarithmic axis from ``start`` to ``end``, either the larger, that shows all of ``values``.
 
-    def __init__(self, values: list[float], start: float, end: float, pad: float = 1.45) -> None:
+    ``spacing`` is the least distance of two ticks.
+    """
+
+    def __init__(self, values: list[float], start: float, end: float, *, spacing: float, pad: float = 1.45) -> None:
         low, high = max(min(values), 1e-6) / pad, max(*values, 1e-6, 0) * pad
         if high / low < 4:  # Nearly equal values must not look far apart.
             middle = math.sqrt(low * high)
             low, high = middle / 2, middle * 2
-        self.low, self.high, self.start, self.end = low, high, start, end
+        self.low, self.high, self.start, self.end, self.spacing = low, high, start, end, spacing
 
     def at(self, value: float) -> float:
         share = math.log(max(value, 1e-6) / self.low) / math.log(self.high / self.low)
         return round(self.start + share * (self.end - self.start), 2)
 
     def ticks(self, unit: str) -> tuple[Tick, ...]:
-        """Round values: 1, 2 and 5 of each power of ten, or the powers alone over a long range."""
-        steps = (1, 2, 5) if self.high / self.low < 300 else (1,)
+        """Round values, as many as have room."""
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        values = [step * 10.0**power for power in powers for step in steps]
-        return tuple(Tick(self.at(v), f"{_short(v)} {unit}") for v in values if self.low < v < self.high)
+        ticks: tuple[Tick, ...] = ()
+        for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1,)):
+            values = [step * 10.0**power for power in powers for step in steps]
+            ticks = tuple(Tick(self.at(v), f"{_short(v)} {unit}") for v in values if self.low < v < self.high)
+            if all(abs(b.at - a.at) >= self.spacing for a, b in itertools.pairwise(ticks)):
+                break
+        return ticks
 
 
 def _short(value: float) -> str:
@@ -242,7 +251,7 @@ def _mark(
         name=row.name,
         target=row.target,
         slot=_slot(report, row),
-        solid=near_best(report, row),
+        solid=near(report, row),
         top1=percent(row.accuracy.top1),
         x=at[0],
         y=at[1],

@@ -122,12 +122,14 @@ class Agreement(_Record):
         top1: the share of photographs on which both name the same class first.
         max_abs_diff: the largest difference between two probabilities.
         flips_to_safe: photographs the Keras model calls positive (dangerous) and the artifact does not.
+        dangerous_flips: those of them that are positive in truth.
     """
 
     n: int = Field(ge=1)
     top1: Share
     max_abs_diff: float = Field(ge=0)
     flips_to_safe: Count | None = None
+    dangerous_flips: Count | None = None
 
 
 class Latency(_Record):

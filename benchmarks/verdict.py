@@ -6,7 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
-from leafport.benchmarks.figures import count, digits, listed, milliseconds, percent, size
+from leafport.benchmarks.figures import count, digits, level, listed, milliseconds, percent, size
+from leafport.benchmarks.figures import sentence as sentence_of
 from leafport.benchmarks.report import KERAS, Artifact, Report
 
 NEAR = 0.01
@@ -34,21 +35,25 @@ def findings(report: Report) -> list[Finding]:
 
 
 def sentence(report: Report) -> str:
-    """The report in a sentence or two."""
+    """The report in a few sentences."""
     small, fast = smallest(report), fastest(report)
     if small is None or small.accuracy is None:
-        return "No artifact could be measured."
+        return "No artifact keeps the model's accuracy." if measured(report) else "No artifact could be measured."
     text = (
-        f"{small.name} is the smallest file within 1 point of the best top-1: "
+        f"{small.name} is the smallest file within 1 point of {_reference_name(report)}'s top-1: "
         f"{size(small.size_bytes)}, right on {percent(small.accuracy.top1)} of {count(small.accuracy.n, 'photograph')}."
     )
     if fast and fast.latency_ms:
         same = fast.name == small.name
         text += " It is also the fastest timed here" if same else f" {fast.name} is the fastest timed here"
         text += f", {milliseconds(fast.latency_ms.median)} a photograph on {count(report.threads, 'thread')}."
-    if small.agreement and small.agreement.flips_to_safe:
-        lost = count(small.agreement.flips_to_safe, "photograph")
-        text += f" But it calls {lost} harmless that the Keras model calls dangerous."
+    if lost := _lost(small):
+        text += f" But it calls {count(lost, 'photograph')} harmless that the Keras model calls dangerous, "
+        text += f"{_dangerous(small) or 'none'} of them rightly"
+        faithful = smallest(report, [row for row in measured(report) if _lost(row) == 0])
+        text += (
+            f"; the smallest that loses no alarm is {faithful.name}, {size(faithful.size_bytes)}." if faithful else "."
+        )
     return text
 
 
@@ -57,20 +62,24 @@ def measured(report: Report) -> list[Artifact]:
     return [row for row in report.artifacts if row.name != KERAS and row.valid and row.accuracy]
 
 
-def best_top1(report: Report) -> float:
-    """The best top-1 among the artifacts."""
+def reference_top1(report: Report) -> float:
+    """What an artifact's top-1 is held against: the Keras model's, or where that is missing the best artifact's."""
+    if report.keras and report.keras.accuracy:
+        top1: float = report.keras.accuracy.top1
+        return top1
     return max((row.accuracy.top1 for row in measured(report) if row.accuracy), default=0.0)
 
 
-def near_best(report: Report, row: Artifact) -> bool:
-    """Whether an artifact's top-1 is within a point of the best."""
-    return bool(row.accuracy) and row.accuracy.top1 >= best_top1(report) - NEAR - 1e-9
+def near(report: Report, row: Artifact) -> bool:
+    """Whether an artifact's top-1 is at most a point below the reference."""
+    return bool(row.accuracy) and row.accuracy.top1 >= reference_top1(report) - NEAR - 1e-9
 
 
-def smallest(report: Report) -> Artifact | None:
-    """The smallest artifact within a point of the best top-1."""
-    near = [row for row in measured(report) if near_best(report, row) and row.size_bytes is not None]
-    return min(near, key=lambda row: row.size_bytes or 0, default=None)
+def smallest(report: Report, among: list[Artifact] | None = None) -> Artifact | None:
+    """The smallest artifact whose top-1 is near the reference."""
+    rows = measured(report) if among is None else among
+    candidates = [row for row in rows if near(report, row) and row.size_bytes is not None]
+    return min(candidates, key=lambda row: row.size_bytes or 0, default=None)
 
 
 def fastest(report: Report) -> Artifact | None:
@@ -94,7 +103,7 @@ def remarks(report: Report) -> list[str]:
         )
     if shaky := [row.name for row in report.artifacts if unsteady(row)]:
         found.append(
-            f"The latency of {listed(shaky)} was unsteady: a tenth of the predictions took over {UNSTEADY} times the median."
+            f"The latency of {listed(shaky)} was unsteady: a tenth of it was over {UNSTEADY} times the median."
         )
     if report.data.split == "unknown":
         found.append("There is no record of what this model was trained on: some of these photographs may have been.")
@@ -108,7 +117,7 @@ def untimed(report: Report) -> list[tuple[str, list[str]]]:
     why: dict[str, list[str]] = defaultdict(list)
     for row in report.artifacts:
         if row.valid and row.latency_ms is None:
-            why[(row.latency_reason or "").rstrip(".")].append(row.name)
+            why[sentence_of(row.latency_reason or "No reason is given")].append(row.name)
     return list(why.items())
 
 
@@ -116,11 +125,10 @@ def _smallest(report: Report) -> Finding | None:
     row = smallest(report)
     if row is None or row.accuracy is None:
         return None
-    best = max(measured(report), key=lambda other: other.accuracy.top1 if other.accuracy else 0)
     detail = f"{size(row.size_bytes)} ({size(row.zipped_bytes)} zipped), top-1 {percent(row.accuracy.top1)}"
-    if best.accuracy and best.accuracy.top1 > row.accuracy.top1:
-        detail += f"; the best is {best.name}, {percent(best.accuracy.top1)}"
-    return Finding("Smallest within 1 point of the best top-1", row.name, f"{detail}.")
+    if report.keras:
+        detail += f"; Keras: {percent(reference_top1(report))}"
+    return Finding(f"Smallest within 1 point of {_reference_name(report)}", row.name, f"{detail}.")
 
 
 def _fastest(report: Report) -> Finding | None:
@@ -131,8 +139,8 @@ def _fastest(report: Report) -> Finding | None:
     if report.keras and report.keras.latency_ms:
         ratio = report.keras.latency_ms.median / max(row.latency_ms.median, 1e-6)
         detail += f", {digits(ratio)} times as fast as Keras"
-    if not near_best(report, row) and row.accuracy:
-        detail += f"; but more than a point below the best top-1, at {percent(row.accuracy.top1)}"
+    if not near(report, row) and row.accuracy:
+        detail += f"; but its top-1 is more than a point lower, {percent(row.accuracy.top1)}"
     return Finding("Fastest timed here", row.name, f"{detail}.")
 
 
@@ -142,29 +150,27 @@ def _same_answers(report: Report) -> Finding | None:
         return None
     same = sum(share >= SAME for share, _ in compared)
     least, name = min(compared)
-    detail = f"name the Keras model's first class on at least {percent(SAME)} of the photographs"
+    detail = f"name the Keras model's first class on at least {level(SAME)} of the photographs"
     detail += f"; the least is {name}, {percent(least)}." if least < 1 else "; all of them on every one."
     return Finding("Same answers as Keras", f"{same} of {len(compared)}", detail)
 
 
 def _alarms_lost(report: Report) -> Finding | None:
-    compared = [row for row in measured(report) if row.agreement and row.agreement.flips_to_safe is not None]
+    compared = {row.name: lost for row in measured(report) if (lost := _lost(row)) is not None}
     if not compared:
         return None
-    lost = {row.name: row.agreement.flips_to_safe for row in compared if row.agreement and row.agreement.flips_to_safe}
-    if not lost:
-        return Finding(
-            "Alarms lost",
-            "none",
-            "Whatever the Keras model calls dangerous here, every artifact calls dangerous.",
-            "good",
-        )
-    named = listed([f"{name} {flips}" for name, flips in lost.items()])
+    losing = {name: lost for name, lost in compared.items() if lost}
+    if not losing:
+        detail = "Whatever the Keras model calls dangerous here, every artifact calls dangerous."
+        return Finding("Alarms lost", "none", detail, "good")
+    most = max(losing.values())
+    dangerous = {row.name: _dangerous(row) for row in measured(report)}
+    named = listed([f"{name} {lost} ({dangerous[name] or 'none'} rightly)" for name, lost in losing.items()])
     return Finding(
         "Alarms lost",
-        f"up to {max(lost.values())}" if len(lost) > 1 else str(*lost.values()),
+        f"up to {most}" if len(losing) > 1 else str(most),
         f"Photographs the Keras model calls dangerous and a file does not: {named}.",
-        "bad",
+        "bad" if any(dangerous.values()) else "plain",
     )
 
 
@@ -174,3 +180,16 @@ def _unmeasured(report: Report) -> Finding | None:
         return None
     answer = f"{len(invalid)} of {len(report.artifacts)}"
     return Finding("Could not be measured", answer, f"{listed(invalid)}; the reasons are below.", "bad")
+
+
+def _lost(row: Artifact) -> int | None:
+    return row.agreement.flips_to_safe if row.agreement else None
+
+
+def _dangerous(row: Artifact) -> int:
+    """How many of the lost alarms were right: dangerous plants that the artifact lets pass."""
+    return (row.agreement.dangerous_flips or 0) if row.agreement else 0
+
+
+def _reference_name(report: Report) -> str:
+    return "the Keras model" if report.keras else "the best artifact"

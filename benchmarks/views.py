@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MARKDOWN_FILE = "report.md"
 HTML_FILE = "report.html"
+MOST_WINNERS = 3
 
 
 def render(reports: Sequence[Report], out: Path) -> Path:
@@ -29,10 +30,9 @@ def render(reports: Sequence[Report], out: Path) -> Path:
     Raises:
         OutputError: ``out`` cannot be written to.
     """
-    page, text = html(reports), markdown(reports)
-    schema.write(out / JSON_FILE, reports)
-    files.write_text(out / MARKDOWN_FILE, text)
-    files.write_text(out / HTML_FILE, page)
+    schema.write(out / JSON_FILE, reports)  # First, as figures take long to measure and views can be made again.
+    files.write_text(out / MARKDOWN_FILE, markdown(reports))
+    files.write_text(out / HTML_FILE, html(reports))
     return out / HTML_FILE
 
 
@@ -68,7 +68,7 @@ def _titles(reports: Sequence[Report]) -> list[str]:
 
 
 def best(report: Report) -> dict[str, set[str]]:
-    """The artifacts with the best value of each column, where they differ in it; the Keras model does not compete."""
+    """The artifacts with the best value of each column, unless many share it; the Keras model does not compete."""
     rows = verdict.measured(report)
     timed = [row for row in rows if row.latency_ms]
     return {
@@ -85,7 +85,7 @@ def safe_promise(report: Report) -> list[str]:
     """What the contract promises of alarms, in sentences."""
     safety = report.contract.safety
     assert safety is not None
-    confidence = figures.percent(safety.confidence)
+    confidence = figures.level(safety.confidence)
     said = [
         f"A photograph is called dangerous when the dangerous labels' probabilities add up to {safety.threshold:g} "
         "or more.",
@@ -97,7 +97,7 @@ def safe_promise(report: Report) -> list[str]:
         f"With {confidence} confidence it finds at least {figures.percent(safety.recall_lower_bound)} of dangerous "
         "photographs like those"
     )
-    required = figures.percent(safety.required_recall)
+    required = figures.level(safety.required_recall)
     if safety.attained:
         said.append(f"{promise}; {required} were required.")
     else:
@@ -113,9 +113,8 @@ def safe_promise(report: Report) -> list[str]:
 
 def _least(values: dict[str, Any]) -> set[str]:
     known = {name: value for name, value in values.items() if value is not None}
-    if len(set(known.values())) < 2:
-        return set()
-    return {name for name, value in known.items() if value == min(known.values())}
+    least = {name for name, value in known.items() if value == min(known.values())}
+    return least if len(least) <= MOST_WINNERS < len(known) else set()
 
 
 @cache
@@ -133,11 +132,13 @@ def _environment() -> jinja2.Environment:
         size=figures.size,
         ms=figures.milliseconds,
         pct=figures.percent,
+        level=figures.level,
         diff=figures.difference,
         count=figures.count,
         listed=figures.listed,
         md=figures.markdown,
     )
+    environment.globals["shape"] = lambda slot: plot.SHAPES[slot]
     return environment
 
 

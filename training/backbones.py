@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leafport.errors import ModelError
+from leafport.training import small_cnn
 
 if TYPE_CHECKING:
     import keras
@@ -26,18 +27,38 @@ IMAGENET = "imagenet"
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How a whole network is trained where nothing else is asked for: most epochs, peak learning rate, dropout."""
+
+    epochs: int = 60
+    learning_rate: float = 1e-3
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True)
 class Backbone:
-    """A network of ``keras.applications``, named ``builder`` there.
+    """A network of ``keras.applications``, named ``builder`` there, or the project's own where that is None.
 
     ``scale`` and ``offset`` (per channel, RGB) map 0..255 to what its weights expect; ``bgr`` says that they were
     trained on blue, green, red.
     """
 
-    builder: str
+    builder: str | None
     scale: float
     offset: tuple[float, ...]
     bgr: bool = False
     image_size: int = 224
+    from_scratch: Recipe = Recipe()
+
+    def network(self, image_size: int, weights: str | None = None, name: str | None = None) -> keras.Model:
+        """The network without its top: float32 [N, image_size, image_size, 3], scaled, to its last feature map."""
+        if self.builder is None:
+            return small_cnn.build(image_size)
+        import keras
+
+        shape = (image_size, image_size, 3)
+        build: Callable[..., keras.Model] = getattr(keras.applications, self.builder)
+        return build(include_top=False, weights=weights, input_shape=shape, **({"name": name} if name else {}))
 
 
 BACKBONES = {
@@ -45,6 +66,13 @@ BACKBONES = {
     "resnet50v2": Backbone("ResNet50V2", scale=1 / 127.5, offset=(-1.0,)),
     "mobilenet": Backbone("MobileNet", scale=1 / 127.5, offset=(-1.0,)),
     "mobilenetv2": Backbone("MobileNetV2", scale=1 / 127.5, offset=(-1.0,)),
+    "small": Backbone(
+        None,
+        scale=1 / 127.5,
+        offset=(-1.0,),
+        image_size=small_cnn.IMAGE_SIZE,
+        from_scratch=Recipe(epochs=16, learning_rate=4e-3, dropout=0.3),
+    ),
 }
 
 
@@ -83,13 +111,12 @@ def build(name: str, *, classes: int, image_size: int, weights: str, dropout: fl
     row = BACKBONES[name]
     if image_size < MIN_IMAGE_SIZE:
         raise ModelError(f"Images of {image_size} pixels are too small for {name}: it takes {MIN_IMAGE_SIZE} or more.")
-    builder = getattr(keras.applications, row.builder)
-    backbone = builder(include_top=False, weights=None, input_shape=(image_size, image_size, 3), name=name)
+    backbone = row.network(image_size, name=name)
     scratch = weights == NO_WEIGHTS
     if scratch:
         _follow_statistics_fast(backbone)
     else:
-        _load(backbone, name, weights, builder)
+        _load(backbone, name, weights)
         if row.bgr:
             _reverse_input_channels(backbone)
     offset: Any = row.offset[0] if len(row.offset) == 1 else list(row.offset)
@@ -108,13 +135,14 @@ def build(name: str, *, classes: int, image_size: int, weights: str, dropout: fl
     )
 
 
-def _load(backbone: keras.Model, name: str, weights: str, builder: Callable[..., Any]) -> None:
+def _load(backbone: keras.Model, name: str, weights: str) -> None:
+    row = BACKBONES[name]
     if weights == IMAGENET:
+        if row.builder is None:
+            raise ModelError(f"Nobody has trained {name} on ImageNet. Train it from scratch with --weights none.")
         try:
             # At 224 pixels, the size they were published for; convolutions do not mind another afterwards.
-            backbone.set_weights(
-                builder(include_top=False, weights="imagenet", input_shape=(224, 224, 3)).get_weights()
-            )
+            backbone.set_weights(row.network(224, weights="imagenet").get_weights())
         except Exception as problem:  # Keras raises a bare Exception when it cannot download.
             raise ModelError(
                 f"The ImageNet weights of {name} cannot be downloaded ({problem}). Give a file you have with "
@@ -137,7 +165,7 @@ def _load(backbone: keras.Model, name: str, weights: str, builder: Callable[...,
     if fault:
         raise ModelError(
             f"{path} does not hold the weights of {name} without its classification layer ({fault}). "
-            f"Give a file of keras.applications.{BACKBONES[name].builder}(include_top=False), or another --backbone."
+            f"Give a file of keras.applications.{row.builder}(include_top=False), or another --backbone."
         )
 
 

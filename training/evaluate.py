@@ -57,14 +57,14 @@ def predict(
     """Probabilities (float32 [N, classes]) of photographs' files. Raises ImageError."""
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)
     def infer(pixels: Any) -> Any:
         return classifier.model(tf.cast(pixels, tf.float32), training=False)
 
+    traced = tf.function(infer, reduce_retracing=True)
     found: list[np.ndarray] = []
     done = 0
     for batch in pipeline.read_ahead(paths, classifier.contract.image):
-        found.append(infer(batch).numpy())
+        found.append(traced(batch).numpy())
         done += len(batch)
         if progress:
             progress(done, len(paths))

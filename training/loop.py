@@ -135,13 +135,13 @@ def _features(network: Network, side: Photographs, rule: ImageInput, batch_size:
     """The pooled features of photographs as they are: float32 [N, channels]."""
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)
     def infer(pixels: Any) -> Any:
         return network.features(tf.cast(pixels, tf.float32), training=False)
 
+    traced = tf.function(infer, reduce_retracing=True)
     found, done = [], 0
     for batch in pipeline.read_ahead(side.paths, rule, batch_size):
-        found.append(infer(batch).numpy())
+        found.append(traced(batch).numpy())
         done += len(batch)
         progress("Computing features", done, len(side.paths), f"{done} photographs")
     return np.concatenate(found)
@@ -227,9 +227,12 @@ def _watcher(stage: Stage, per_epoch: int, steps: int, count: int, start: float 
             seconds = self.ended - self.began
             seen = min((self.step - self.first) * stage.batch_size, count)
             line = Epoch(
-                stage.name,
-                epoch + 1,
-                *(float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")),
+                stage=stage.name,
+                epoch=epoch + 1,
+                loss=float(logs["loss"]),
+                accuracy=float(logs["accuracy"]),
+                val_loss=float(logs["val_loss"]),
+                val_accuracy=float(logs["val_accuracy"]),
                 seconds=seconds,
                 images_per_second=seen / seconds if seconds > 0 else math.nan,
             )

@@ -21,11 +21,12 @@ from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier
 from leafport.contract import Contract, Fit, ImageInput
 from leafport.errors import ModelError, OutputError
 from leafport.training import backbones, evaluate, loop, pipeline, plots, safety, splits, task
-from leafport.training.backbones import BACKBONES, Network
+from leafport.training.backbones import BACKBONES, Network, Recipe
 from leafport.training.loop import Epoch, Photographs, Progress, Stage
 from leafport.training.splits import Photo, Splits
 
 HEAD, FINE_TUNING, FROM_SCRATCH = "Training the head", "Fine-tuning", "Training from scratch"
+FINE_TUNING_RECIPE = Recipe(epochs=10, learning_rate=4e-5)
 LOG_FILE = "train.log"
 HISTORY_FILE = "history.csv"
 HISTORY_PLOT = "plots/history.png"
@@ -46,10 +47,12 @@ class Config:
         image_size: the side of the model's square input in pixels; the backbone's own if None.
         resize: ``squash`` the whole photograph or ``crop`` its centre.
         head_epochs: most epochs of the head alone; unused from scratch.
-        epochs: most epochs of the whole network, by fine-tuning (10 if None) or from scratch (60); 0 trains the
-            head only.
-        learning_rate: its peak for the whole network: 4e-5 for fine-tuning, 1e-3 from scratch if None.
-        patience: epochs without a better validation loss before the whole network's training stops.
+        epochs: most epochs of the whole network; None: 10 of fine-tuning, or the backbone's own from scratch; 0
+            trains the head only.
+        learning_rate: its peak for the whole network; None: 4e-5 for fine-tuning, or the backbone's own.
+        dropout: share of the features dropped; None: 0.5, or the backbone's own from scratch.
+        patience: epochs without a better validation loss before the whole network's training stops; None: 3, or
+            never from scratch, where the loss is noisy until the rate falls.
         max_steps: most steps of each stage, for trials.
         balance: weigh the labels by their rarity; for binary tasks if None.
         required_recall: what the decision threshold should promise for positive photographs.
@@ -67,12 +70,12 @@ class Config:
     weights: str = backbones.IMAGENET
     image_size: int | None = None
     resize: Fit = "squash"
-    dropout: float = 0.5
+    dropout: float | None = None
     head_epochs: int = 60
     epochs: int | None = None
     batch_size: int = 32
     learning_rate: float | None = None
-    patience: int = 3
+    patience: int | None = None
     max_steps: int | None = None
     augment: bool = True
     balance: bool | None = None
@@ -91,6 +94,11 @@ class Config:
     def scratch(self) -> bool:
         return self.weights == backbones.NO_WEIGHTS
 
+    @property
+    def recipe(self) -> Recipe:
+        """What is done where nothing else was asked for."""
+        return BACKBONES[self.backbone].from_scratch if self.scratch else FINE_TUNING_RECIPE
+
 
 def train(config: Config, *, progress: Progress | None = None) -> Path:
     """Train a classifier and write its folder; returns ``config.out``.
@@ -106,6 +114,8 @@ def train(config: Config, *, progress: Progress | None = None) -> Path:
     """
     if config.backbone not in BACKBONES:
         raise ModelError(f"There is no backbone {config.backbone!r}. There are: {', '.join(BACKBONES)}.")
+    if config.scratch and config.epochs == 0:
+        raise ModelError("--epochs 0 trains the head only, which takes pretrained weights. Give --weights or more.")
     _check_out(config)
     with files.staged(config.out) as staging:
         staging.mkdir()
@@ -143,7 +153,7 @@ def _train(config: Config, out: Path, progress: Progress) -> None:
         classes=len(contract.labels),
         image_size=contract.image.height,
         weights=config.weights,
-        dropout=config.dropout,
+        dropout=config.recipe.dropout if config.dropout is None else config.dropout,
     )
     _check_space(config.out, FREE_BYTES + 4 * network.model.count_params())
     began = time.monotonic()
@@ -177,12 +187,13 @@ def _run_stages(config: Config, network: Network, divided: Splits, rule: ImageIn
         history += loop.train_head(
             network, train, validation, rule, stage, class_weight=class_weight, progress=progress
         )
+    recipe = config.recipe
     stage = Stage(
         FROM_SCRATCH if config.scratch else FINE_TUNING,
-        epochs=config.epochs if config.epochs is not None else 60 if config.scratch else 10,
-        learning_rate=config.learning_rate or (1e-3 if config.scratch else 4e-5),
+        epochs=recipe.epochs if config.epochs is None else config.epochs,
+        learning_rate=config.learning_rate or recipe.learning_rate,
         batch_size=config.batch_size,
-        patience=config.patience,
+        patience=config.patience or (recipe.epochs if config.scratch else 3),
         max_steps=config.max_steps,
     )
     return history + loop.train_all(

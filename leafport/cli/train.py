@@ -1,0 +1,178 @@
+"""leafport train: from a folder of photographs to a classifier."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from leafport.training.backbones import BACKBONES
+
+MAX_CHATTER_BYTES = 2**20
+FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@click.command("train")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The classifier's folder to write.")
+@click.option(
+    "--task",
+    type=click.Choice(["class", "binary"]),
+    default="class",
+    show_default=True,
+    help="Tell all classes apart, or only the positive ones from the others.",
+)
+@click.option(
+    "--positive",
+    type=click.Path(path_type=Path),
+    help="A text file naming the positive (dangerous) class folders, one a line. Needed for a binary task; for a "
+    "class task it adds the decision threshold.",
+)
+@click.option("--positive-name", help="A binary task's positive label.  [default: the positive file's name]")
+@click.option("--negative-name", help="A binary task's other label.  [default: not_ and the positive file's name]")
+@click.option("--backbone", type=click.Choice(list(BACKBONES)), default="resnet50", show_default=True)
+@click.option(
+    "--weights",
+    default="imagenet",
+    show_default=True,
+    metavar="imagenet|none|FILE",
+    help="Where to start from: download, from scratch, or a file with the backbone's weights.",
+)
+@click.option("--image-size", type=click.IntRange(32, 4096), help="Side of the model's input.  [default: 224]")
+@click.option(
+    "--resize",
+    type=click.Choice(["squash", "crop"]),
+    default="squash",
+    show_default=True,
+    help="How a photograph becomes square.",
+)
+@click.option("--epochs", type=click.IntRange(0), help="Most epochs of the whole network; 0 trains the head only.")
+@click.option("--head-epochs", default=60, show_default=True, type=click.IntRange(1), help="Most epochs of the head.")
+@click.option("--batch-size", type=click.IntRange(1, 4096), help="Photographs a step.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak for the whole network.")
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of the features dropped.")
+@click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before stopping.")
+@click.option("--max-steps", type=click.IntRange(1), help="Most steps a stage, for trials.")
+@click.option("--augment/--no-augment", default=True, help="Vary the photographs while learning.  [default: yes]")
+@click.option("--balance/--no-balance", default=None, help="Let every label weigh the same.  [default: if binary]")
+@click.option("--validation", type=FRACTION, help="Share of the photographs to tune on.  [default: 0.1]")
+@click.option("--test", type=FRACTION, help="Share of the photographs to test on.  [default: 0.1]")
+@click.option("--seed", type=int, help="Another seed: another split, another start.  [default: 0]")
+@click.option("--required-recall", type=FRACTION, help="What the threshold should promise.  [default: 0.95]")
+@click.option("--name", help="The classifier's name: a-z, 0-9, - and _.  [default: from the folder's name]")
+@click.option("--model-version", "version", help="The classifier's version.  [default: 1.0.0]")
+@click.option("--description", help="What it tells apart, for the files' metadata.")
+@click.option("--author", help="Whose it is, for the files' metadata.")
+@click.option("--license", help="Its licence, for the files' metadata.")
+@click.option("--overwrite", is_flag=True, help="Replace a classifier that stands at --out.")
+def command(data: Path, out: Path, **options: Any) -> None:
+    """Train a classifier on the photographs in DATA: one folder of them per class.
+
+    The photographs are split into training, validation and test ones by their content. With pretrained weights the
+    head is trained first, then the whole network gently; with --weights none everything is trained from scratch.
+    """
+    from leafport import files
+    from leafport.cli import terminal
+    from leafport.training.evaluate import EVALUATION_FILE, SPLITS_FILE
+    from leafport.training.splits import Splits
+    from leafport.training.train import LOG_FILE, Config, train
+
+    config = Config(data, out, **{name: value for name, value in options.items() if value is not None})
+    with chatter() as caught, stages() as progress:
+        train(config, progress=progress)
+    with (out / LOG_FILE).open("a", encoding="utf-8") as log:
+        log.write(f"\nWhat the libraries printed:\n{''.join(caught)}")
+    terminal.list_skipped(Splits.load(out / SPLITS_FILE).skipped)
+    show(files.read_json(out / EVALUATION_FILE), out / "classifier.json")
+    exports = out.parent / f"{out.name}-exports"
+    terminal.out.print(
+        f"\nNext: leafport export {shlex.quote(str(out))} --out {shlex.quote(str(exports))}", markup=False
+    )
+
+
+def show(value: dict[str, Any], contract_file: Path) -> None:
+    """The lines at the end: how good it is, and what its threshold promises."""
+    from leafport import files
+    from leafport.cli import terminal
+    from leafport.contract import Contract
+
+    contract = Contract.from_json(files.read_json(contract_file), where=contract_file)
+    accuracy = ", ".join(f"top-{k} {value[f'top{k}']:.1%}" for k in (1, 3, 5) if value[f"top{k}"] is not None)
+    say = partial(terminal.out.print, markup=False, soft_wrap=True)
+    say(f"{contract.name}: {accuracy} of {value['n']} photographs it has not learned from.")
+    binary, safety = value.get("binary"), contract.safety
+    if not binary or not safety:
+        return
+    found = "none were there" if binary["recall"] is None else f"recall {binary['recall']:.1%}"
+    alarms = "" if binary["false_alarm_rate"] is None else f", false alarms {binary['false_alarm_rate']:.1%}"
+    labels = safety.positive_labels
+    asked = labels[0] if len(labels) == 1 else f"{len(labels)} positive classes"
+    say(f"{asked} at a threshold of {safety.threshold:g}: {found}{alarms}.")
+    if not safety.attained:
+        say(
+            f"The {safety.positives} positive validation photographs are too few to promise a recall of "
+            f"{safety.required_recall:.0%}. The threshold misses none of them, which shows no more than "
+            f"{safety.recall_lower_bound:.0%}.",
+            style="yellow",
+        )
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[Callable[[str, int, int, str], None]]:
+    """A progress bar for every stage, fed with (stage, done, in all, note)."""
+    from leafport.cli import terminal
+
+    with terminal.progress() as display:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int, note: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = display.add_task(stage)
+            description = f"{stage}, {note}" if note else stage
+            display.update(tasks[stage], completed=done, total=total, description=description)
+
+        yield report
+
+
+@contextlib.contextmanager
+def chatter() -> Iterator[list[str]]:
+    """Keep off the terminal what libraries print to standard error; afterwards the yielded list holds it as one text.
+
+    C++ writes to the file descriptor, past ``sys.stderr``, so the descriptor itself is led into a file for a while,
+    and leafport's own console writes to a copy of the real one.
+    """
+    from rich.console import Console
+
+    from leafport.cli import terminal
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    console = terminal.err
+    caught: list[str] = []
+    with tempfile.TemporaryFile() as file, os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as real:
+        if _is_standard_error(sys.stderr):
+            terminal.err = Console(file=real, highlight=False)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield caught
+        finally:
+            sys.stderr.flush()
+            os.dup2(real.fileno(), 2)
+            terminal.err = console
+            file.seek(0)
+            caught.append(file.read(MAX_CHATTER_BYTES).decode(errors="replace"))
+
+
+def _is_standard_error(stream: IO[str]) -> bool:
+    try:
+        return stream.fileno() == 2
+    except OSError:  # A test's buffer.
+        return False

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leafport.errors import ModelError
+from leafport.training.backbones import BACKBONES, build
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "resnet50"])
+def test_a_network_turns_raw_pixels_into_probabilities(name: str) -> None:
+    network = build(name, classes=3, image_size=32, weights="none")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    probabilities = np.asarray(network.model(pixels, training=False))
+    assert probabilities.shape == (2, 3)
+    assert probabilities.dtype == np.float32
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    pooled = np.asarray(network.features(pixels, training=False))
+    assert np.allclose(np.asarray(network.head(pooled, training=False)), probabilities, atol=1e-5)
+    assert network.model.get_layer(name) is network.backbone
+
+
+def test_resnet50_sees_what_its_weights_were_trained_on(tmp_path: Path) -> None:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    original = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg")
+    original.save_weights(tmp_path / "resnet.weights.h5")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+    prepared = keras.applications.resnet50.preprocess_input(pixels.copy())
+    expected = np.asarray(original(prepared, training=False))
+
+    network = build("resnet50", classes=3, image_size=64, weights=str(tmp_path / "resnet.weights.h5"))
+    found = np.asarray(network.features(pixels, training=False))
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    swapped = np.asarray(network.features(pixels[..., ::-1], training=False))
+    assert np.abs(swapped - expected).max() > 1e-2 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "mobilenetv2"])
+def test_symmetric_networks_see_what_their_weights_were_trained_on(name: str, tmp_path: Path) -> None:
+    import keras
+
+    builder, prepare = {
+        "mobilenet": (keras.applications.MobileNet, keras.applications.mobilenet.preprocess_input),
+        "mobilenetv2": (keras.applications.MobileNetV2, keras.applications.mobilenet_v2.preprocess_input),
+    }[name]
+    keras.utils.set_random_seed(1)
+    original = builder(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
+    original.save_weights(tmp_path / "some.weights.h5")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    expected = np.asarray(original(prepare(pixels.copy()), training=False))
+    network = build(name, classes=3, image_size=32, weights=str(tmp_path / "some.weights.h5"))
+    assert np.allclose(np.asarray(network.features(pixels, training=False)), expected, atol=1e-5)
+
+
+def test_the_serving_graph_takes_the_network(tmp_path: Path) -> None:
+    from leafport.classifier import Classifier
+    from leafport.contract import Contract, ImageInput
+    from leafport.export import graph
+
+    network = build("resnet50", classes=2, image_size=32, weights="none")
+    contract = Contract(name="two", task="class", labels=("a", "b"), image=ImageInput(height=32, width=32))
+    classifier = Classifier(network.model, contract)
+    built = graph.build(classifier, tmp_path)
+    assert len(built.graph_def().node) < 200
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    import tensorflow as tf
+
+    found = built.function(2)(tf.constant(pixels.astype(np.float32)))["probabilities"].numpy()
+    assert np.allclose(found, classifier.predict(pixels), atol=1e-5)
+
+
+def refused(weights: object, *words: str, name: str = "mobilenet") -> None:
+    with pytest.raises(ModelError) as caught:
+        build(name, classes=2, image_size=32, weights=str(weights))
+    for word in (str(weights), *words):
+        assert word in str(caught.value)
+
+
+def test_weights_that_cannot_be_used(tmp_path: Path, mobilenet_weights: Path) -> None:
+    import keras
+
+    refused(tmp_path / "missing.h5", "There is no weights file", "none")
+    (tmp_path / "weights.txt").write_text("1 2 3")
+    refused(tmp_path / "weights.txt", "its name must end in")
+    (tmp_path / "text.weights.h5").write_text("1 2 3")
+    refused(tmp_path / "text.weights.h5", "cannot be read as a weights file")
+    (tmp_path / "half.weights.h5").write_bytes(mobilenet_weights.read_bytes()[:100_000])
+    refused(tmp_path / "half.weights.h5", "cannot be read as a weights file")
+    refused(mobilenet_weights, "mobilenetv2 without its classification layer", "--backbone", name="mobilenetv2")
+    # Keras itself would load this one and say nothing of what is left over.
+    whole = tmp_path / "whole.weights.h5"
+    keras.applications.MobileNet(weights=None, input_shape=(32, 32, 3), classes=5).save_weights(whole)
+    refused(whole, "values, mobilenet without its top has")
+
+
+def test_weights_in_the_older_format(tmp_path: Path, mobilenet_weights: Path) -> None:
+    """keras.applications itself is published in it: layer names in the file's attributes."""
+    import h5py
+    import keras
+    from keras.src.legacy.saving import legacy_h5_format
+
+    network = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
+    network.load_weights(mobilenet_weights)
+    older = tmp_path / "mobilenet_notop.h5"
+    with h5py.File(older, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, network)
+    loaded = build("mobilenet", classes=2, image_size=32, weights=str(older))
+    for one, other in zip(network.get_weights(), loaded.backbone.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+    refused(older, "resnet50 without its classification layer", name="resnet50")
+
+
+def test_without_a_network_the_message_says_what_else_there_is(tmp_path: Path) -> None:
+    code = (
+        "from leafport.training.backbones import build\n"
+        "from leafport.errors import ModelError\n"
+        "try: build('mobilenet', classes=2, image_size=32, weights='imagenet')\n"
+        "except ModelError as problem: print(problem)"
+    )
+    nowhere = {"KERAS_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **nowhere}, capture_output=True, text=True, check=True
+    )
+    assert "cannot be downloaded" in done.stdout
+    assert "--weights FILE" in done.stdout
+    assert "--weights none" in done.stdout
+
+
+@pytest.mark.plants
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("mobilenet", "mobilenet_1_0_224_tf_no_top.weights.h5"),
+        ("mobilenetv2", "mobilenet_v2_1.0_224_no_top.weights.h5"),
+    ],
+)
+def test_real_weights_load(name: str, file: str, shared: Path) -> None:
+    network = build(name, classes=2, image_size=224, weights=str(shared / "weights" / file))
+    assert all(np.isfinite(weight).all() for weight in network.backbone.get_weights())
+
+
+def test_images_too_small() -> None:
+    with pytest.raises(ModelError, match="32 or more"):
+        build("mobilenet", classes=2, image_size=16, weights="none")

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from leafport import images
+from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier, load_contract
+from leafport.errors import DataError, LeafportError, ModelError, OutputError
+from leafport.training import train as training
+from leafport.training.splits import Splits
+from leafport.training.train import Config, train
+
+WHOLE = {MODEL_FILE, CONTRACT_FILE, "splits.json", "history.csv", "evaluation.json", "plots", "train.log"}
+
+
+def small(data: Path, out: Path, **options: Any) -> Config:
+    settings = {"backbone": "mobilenet", "weights": "none", "image_size": 32, "batch_size": 16, "max_steps": 2}
+    return Config(data, out, **{**settings, **options})
+
+
+def test_a_class_model_with_positive_classes(trained: Path, photos: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == WHOLE
+    contract = load_contract(trained)
+    assert (contract.name, contract.task, contract.author) == ("plants", "class", "Ada")
+    assert contract.labels == ("clover", "daisy", "foxglove", "nightshade")
+    assert contract.safety is not None
+    assert contract.safety.positive_labels == ("foxglove", "nightshade")
+    divided = Splits.load(trained / "splits.json")
+    assert divided.root == photos.resolve()
+    assert contract.safety.positives == sum(p.folder in ("foxglove", "nightshade") for p in divided.validation)
+    assert not contract.safety.attained  # A dozen photographs cannot promise 95 %.
+
+    pixels = np.stack([images.read(divided.file(photo), contract.image) for photo in divided.test])
+    probabilities = Classifier.load(trained).predict(pixels)
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    evaluation = json.loads((trained / "evaluation.json").read_text())
+    assert evaluation["n"] == len(divided.test)
+    assert evaluation["binary"]["threshold"] == contract.safety.threshold
+
+    with (trained / "history.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["stage"] for line in lines][-1] == "Fine-tuning"
+    assert lines[0]["stage"] == "Training the head"
+    assert all(float(line["val_loss"]) > 0 and float(line["images_per_second"]) > 0 for line in lines)
+    assert (trained / "plots" / "history.png").read_bytes().startswith(b"\x89PNG")
+    assert "test: top-1" in (trained / "train.log").read_text()
+
+
+def test_a_binary_model_from_scratch(tmp_path: Path, photos: Path, poisonous: Path) -> None:
+    stages: dict[str, tuple[int, int]] = {}
+
+    def progress(stage: str, done: int, total: int, note: str) -> None:
+        stages[stage] = (done, total)
+
+    out = train(small(photos, tmp_path / "run", task="binary", positive=poisonous), progress=progress)
+    contract = load_contract(out)
+    assert contract.labels == ("not_poisonous", "poisonous")
+    assert contract.safety is not None
+    assert contract.safety.positive_labels == ("poisonous",)
+    assert "Training from scratch" in stages
+    assert all(done == total for done, total in stages.values())
+    divided = Splits.load(out / "splits.json")
+    pixels = np.stack([images.read(divided.file(photo), contract.image) for photo in divided.test])
+    assert np.isfinite(Classifier.load(out).predict(pixels)).all()
+
+
+def test_fine_tuning_that_does_not_help_changes_nothing(tmp_path: Path, photos: Path, mobilenet_weights: Path) -> None:
+    options = {"weights": str(mobilenet_weights), "head_epochs": 3, "max_steps": None}
+    head = train(small(photos, tmp_path / "head", epochs=0, **options))
+    ruined = train(small(photos, tmp_path / "ruined", epochs=1, learning_rate=10.0, **options))
+    one, other = Classifier.load(head).model.get_weights(), Classifier.load(ruined).model.get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_training_learns(tmp_path: Path, make_photos: Callable[..., Path]) -> None:
+    """Colours a linear model would tell apart, from scratch, in a few epochs: the loop must not get in the way."""
+    data = make_photos(tmp_path / "plants", count=30, classes=2)
+    out = train(small(data, tmp_path / "run", max_steps=None, epochs=6, augment=False, patience=6))
+    with (out / "history.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert float(lines[-1]["accuracy"]) > 0.9
+
+
+def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(LeafportError, match="--learning-rate"):
+        train(small(photos, tmp_path / "run", learning_rate=1e30))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_training_that_failed(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(ModelError, match="There is no weights file"):
+        train(small(photos, tmp_path / "run", weights=str(tmp_path / "none.h5")))
+    with pytest.raises(ModelError, match="There is no backbone"):
+        train(small(photos, tmp_path / "run", backbone="alexnet"))
+    with pytest.raises(ModelError, match="What was asked for"):
+        train(small(photos, tmp_path / "run", name="My Plants"))
+    with pytest.raises(ModelError, match="--epochs 0"):
+        train(small(photos, tmp_path / "run", epochs=0))
+    with pytest.raises(DataError, match="is not a folder"):
+        train(small(tmp_path / "nowhere", tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written_are_refused_first(
+    tmp_path: Path, photos: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="write elsewhere"):
+        train(small(photos, tmp_path / "file" / "run"))
+    with pytest.raises(OutputError, match="is no classifier"):
+        train(small(photos, tmp_path))
+    with pytest.raises(OutputError, match="inside the photographs' folder"):
+        train(small(photos, photos / "run"))
+    standing = shutil.copytree(trained, tmp_path / "standing")
+    with pytest.raises(OutputError, match="--overwrite"):
+        train(small(photos, standing))
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    with pytest.raises(OutputError, match="MiB are free"):
+        train(small(photos, tmp_path / "run"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused_first(tmp_path: Path, photos: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="permissions"):
+        train(small(photos, tmp_path / "locked" / "run"))
+
+
+def test_overwriting_replaces_the_whole_folder(tmp_path: Path, photos: Path, trained: Path) -> None:
+    standing = shutil.copytree(trained, tmp_path / "run")
+    (standing / "stale.txt").write_text("of the older one")
+    train(small(photos, standing, overwrite=True, name="newer", epochs=1))
+    assert {path.name for path in standing.iterdir()} == WHOLE
+    assert load_contract(standing).name == "newer"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_command_line_trains_and_evaluates(
+    tmp_path: Path, make_photos: Callable[..., Path], poisonous: Path
+) -> None:
+    from leafport.cli import evaluate as evaluate_verb
+    from leafport.cli import train as train_verb
+
+    data = make_photos(tmp_path / "plants")
+    (data / "daisy" / "broken.jpg").write_text("text")
+    out = tmp_path / "my run"
+    arguments = [str(data), "--out", str(out), "--task", "binary", "--positive", str(poisonous), "--weights", "none"]
+    small_ones = ["--backbone", "mobilenet", "--image-size", "32", "--max-steps", "2", "--batch-size", "16"]
+    done = CliRunner().invoke(train_verb.command, [*arguments, *small_ones], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "broken.jpg" in done.stderr
+    assert "top-1" in done.stdout
+    assert "poisonous at a threshold of" in done.stdout
+    assert f"Next: leafport export '{out}' --out" in done.stdout
+
+    figures = tmp_path / "figures.json"
+    asked = [str(out), "--data", str(data), "--json", str(figures)]
+    done = CliRunner().invoke(evaluate_verb.command, asked, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "were left out: it learned from them" in done.stdout
+    assert json.loads(figures.read_text()) == json.loads((out / "evaluation.json").read_text())

@@ -150,7 +150,7 @@ class _Work:
 
 def _exported(work: _Work, manifest: Manifest, exports: Path, name: str) -> Artifact:
     entry = manifest.artifacts[name]
-    head = {"name": name, "target": entry.target, "variant": entry.variant, "sha256": entry.sha256}
+    head: dict[str, Any] = {"name": name, "target": entry.target, "variant": entry.variant, "sha256": entry.sha256}
     if entry.status != "ok":
         return Artifact(**head, valid=False, invalid_reason=_without_paths(f"not exported: {entry.reason}", exports))
     path = manifest.artifact_path(exports, name)

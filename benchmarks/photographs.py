@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -121,7 +122,7 @@ def _distinct(photos: Sequence[Photo]) -> tuple[Photo, ...]:
     return tuple({photo.sha256: photo for photo in reversed(photos)}.values())[::-1]
 
 
-def _split_name(photos: Sequence[Photo], splits: Splits | None) -> str:
+def _split_name(photos: Sequence[Photo], splits: Splits | None) -> Literal["test", "unseen", "unknown"]:
     if splits is None:
         return "unknown"
     tested = {photo.sha256 for photo in splits.test}

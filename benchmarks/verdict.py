@@ -72,7 +72,7 @@ def reference_top1(report: Report) -> float:
 
 def near(report: Report, row: Artifact) -> bool:
     """Whether an artifact's top-1 is at most a point below the reference."""
-    return bool(row.accuracy) and row.accuracy.top1 >= reference_top1(report) - NEAR - 1e-9
+    return row.accuracy is not None and row.accuracy.top1 >= reference_top1(report) - NEAR - 1e-9
 
 
 def smallest(report: Report, among: list[Artifact] | None = None) -> Artifact | None:

@@ -52,11 +52,12 @@ class Stage:
     max_steps: int | None = None
     weight_decay: float = 1e-4
     warmup: float = 0.1
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of history.csv. ``seconds`` are those spent learning; losses are cross-entropies in nats."""
+    """One line of history.csv. ``seconds`` are those spent learning; losses are in nats, to smoothed labels if set."""
 
     stage: str
     epoch: int
@@ -173,7 +174,7 @@ def _fit(
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=stage.weight_decay)
     # XLA compiles for a minute to run at half the speed on a CPU.
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(), metrics=["accuracy"], jit_compile=False)
+    model.compile(optimizer, _loss(stage.label_smoothing), metrics=["accuracy"], jit_compile=False)
     watcher = _watcher(stage, per_epoch, steps, count, start, progress)
     arrays = train[1] is not None
     model.fit(
@@ -190,13 +191,27 @@ def _fit(
     return list(watcher.history)
 
 
+def _loss(smoothing: float) -> Callable[[Any, Any], Any]:
+    """Cross-entropy to labels of which ``smoothing`` is spread over all classes; Keras has none for integer labels."""
+    import keras
+
+    def cross_entropy(truth: Any, probabilities: Any) -> Any:
+        exact = keras.losses.sparse_categorical_crossentropy(truth, probabilities)
+        if not smoothing:
+            return exact
+        spread = -keras.ops.mean(keras.ops.log(keras.ops.maximum(probabilities, 1e-7)), axis=-1)
+        return (1 - smoothing) * exact + smoothing * spread
+
+    return cross_entropy
+
+
 def _watcher(stage: Stage, per_epoch: int, steps: int, count: int, start: float | None, progress: Progress) -> Any:
     """The callback that keeps the best weights, stops when patience or steps run out, and tells what happens."""
     import keras
 
     epochs = math.ceil(steps / per_epoch)
 
-    class Watcher(keras.callbacks.Callback):  # type: ignore[misc]
+    class Watcher(keras.callbacks.Callback):
         def __init__(self) -> None:
             super().__init__()
             self.history: list[Epoch] = []

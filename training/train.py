@@ -54,6 +54,7 @@ class Config:
         patience: epochs without a better validation loss before the whole network's training stops; None: 3, or
             never from scratch, where the loss is noisy until the rate falls.
         max_steps: most steps of each stage, for trials.
+        label_smoothing: the share of each label that is spread over all of them.
         balance: weigh the labels by their rarity; for binary tasks if None.
         required_recall: what the decision threshold should promise for positive photographs.
         name, version, description, author, license: go into the contract.
@@ -78,6 +79,7 @@ class Config:
     patience: int | None = None
     max_steps: int | None = None
     augment: bool = True
+    label_smoothing: float = 0.0
     balance: bool | None = None
     validation: float = 0.1
     test: float = 0.1
@@ -181,9 +183,12 @@ def _run_stages(config: Config, network: Network, divided: Splits, rule: ImageIn
     balance = config.task == "binary" if config.balance is None else config.balance
     class_weight = _balanced(train.truth, len(divided.labels)) if balance else None
     augmentation = pipeline.Augmentation() if config.augment else None
+    smoothing = config.label_smoothing
     history: list[Epoch] = []
     if not config.scratch:
-        stage = Stage(HEAD, config.head_epochs, 1e-3, 32, patience=10, max_steps=config.max_steps)
+        stage = Stage(
+            HEAD, config.head_epochs, 1e-3, 32, patience=10, max_steps=config.max_steps, label_smoothing=smoothing
+        )
         history += loop.train_head(
             network, train, validation, rule, stage, class_weight=class_weight, progress=progress
         )
@@ -195,6 +200,7 @@ def _run_stages(config: Config, network: Network, divided: Splits, rule: ImageIn
         batch_size=config.batch_size,
         patience=config.patience or (recipe.epochs if config.scratch else 3),
         max_steps=config.max_steps,
+        label_smoothing=smoothing,
     )
     return history + loop.train_all(
         network,

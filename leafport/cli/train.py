@@ -62,6 +62,11 @@ FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before stopping.")
 @click.option("--max-steps", type=click.IntRange(1), help="Most steps a stage, for trials.")
 @click.option("--augment/--no-augment", default=True, help="Vary the photographs while learning.  [default: yes]")
+@click.option(
+    "--label-smoothing",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of each label spread over all.  [default: 0]",
+)
 @click.option("--balance/--no-balance", default=None, help="Let every label weigh the same.  [default: if binary]")
 @click.option("--validation", type=FRACTION, help="Share of the photographs to tune on.  [default: 0.1]")
 @click.option("--test", type=FRACTION, help="Share of the photographs to test on.  [default: 0.1]")

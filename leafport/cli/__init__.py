@@ -95,7 +95,7 @@ def run(command: click.Command, arguments: list[str], name: str) -> NoReturn:
         click.echo(str(problem), err=True)
         code = problem.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. What was finished is kept.", err=True)
+        click.echo("Interrupted. Nothing half-written was left behind.", err=True)
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -128,7 +128,7 @@ def export_command(run: Path, out: Path, *arguments: str) -> list[str]:
 
 def test_rogue_converters_cost_only_themselves(run: Path, third_party: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(third_party)}
-    limits = ["--time-limit", "30", "--memory-limit", "1.5", "--target", "rogue", "--target", "pbtxt"]
+    limits = ["--time-limit", "60", "--memory-limit", "1.5", "--target", "rogue", "--target", "pbtxt"]
     done = subprocess.run(
         [*export_command(run, tmp_path / "out", *limits), "--pbtxt-comment", "made by a third party"],
         env=environment,
@@ -141,7 +141,7 @@ def test_rogue_converters_cost_only_themselves(run: Path, third_party: Path, tmp
     reasons = {name: entry["reason"] for name, entry in made.items() if entry["status"] == "failed"}
     for variant, reason in {
         "aborts": "killed by SIGABRT",
-        "sleeps": "still running after the 30 seconds allowed",
+        "sleeps": "still running after the 60 seconds allowed",
         "eats": "GiB of memory, 1.5 allowed",
         "lies": "not what its name claims: it holds floats",
         "escapes": "not in the folder it was given",

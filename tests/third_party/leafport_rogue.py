@@ -29,7 +29,7 @@ def convert(graph, variant, out_dir, options):
         time.sleep(3600)
     hoard = []
     while variant == "eats":
-        hoard.append(os.urandom(2**24))
+        hoard.append(b"x" * 2**26)
     path = out_dir / "rogue.bin" if variant != "escapes" else out_dir.parent / "rogue.bin"
     path.write_text(variant)
     return path
@@ -60,5 +60,5 @@ class _Runner:
         import numpy as np
 
         answers = np.zeros((len(images), self.classes), np.float32)
-        answers[np.arange(len(images)), np.arange(len(images)) % self.classes] = 1
+        answers[np.arange(len(images)), (np.arange(len(images)) + 1) % self.classes] = 1
         return answers

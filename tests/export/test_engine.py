@@ -168,10 +168,10 @@ def test_a_third_partys_target_is_listed(third_party: Path) -> None:
     assert "the serving graph, readable by people" in listed
 
 
-@pytest.mark.parametrize("after", [1.0, 5.0, 9.0, 14.0])
+@pytest.mark.parametrize("after", [1.0, 6.0, 12.0])
 def test_a_killed_export_is_finished_by_the_next(run: Path, tmp_path: Path, after: float) -> None:
     out = tmp_path / "out"
-    command = export_command(run, out, "--target", "onnx", "--target", "tflite-float32", "--target", "tflite-float16")
+    command = export_command(run, out, "--target", "onnx", "--target", "tflite-float32")
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(after)
     first.send_signal(signal.SIGKILL)
@@ -180,6 +180,6 @@ def test_a_killed_export_is_finished_by_the_next(run: Path, tmp_path: Path, afte
         assert not [found.problem for found in verify(out) if found.problem]
     subprocess.run(command, check=True, capture_output=True)
     findings = verify(out)
-    assert [finding.name for finding in findings] == ["contract", "tflite-float32", "tflite-float16", "onnx-float32"]
+    assert [finding.name for finding in findings] == ["contract", "tflite-float32", "onnx-float32"]
     assert not [finding.problem for finding in findings if finding.problem]
     assert not (out / engine.WORK).exists()

@@ -107,9 +107,17 @@ def refuse_broken_claims(broken: list[str], name: str) -> None:
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
     """Facts as JSON values. Labels are left out: they were held against the contract's, which stand beside."""
-    value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(facts)))
-    del value["labels"]
-    return value
+    value = {
+        "inputs": [dataclasses.asdict(tensor) for tensor in facts.inputs],
+        "outputs": [dataclasses.asdict(tensor) for tensor in facts.outputs],
+        "ops": dict(facts.ops),
+        "weights": dict(facts.weights),
+        "contract_sha256": facts.contract_sha256,
+        "metadata": dict(facts.metadata),
+        "notes": dict(facts.notes),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(value))  # Tuples become lists here, not first in the manifest.
+    return plain
 
 
 def _write_golden(classifier: Classifier, photographs: list[Path], golden: Path) -> None:

@@ -113,7 +113,7 @@ def test_unknown_things_are_named(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_library_skips_or_refuses(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asking_for_a_missing_library_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from leafport.targets import onnx
 
     monkeypatch.setattr(onnx, "available", lambda variant: "onnx is not installed: pip install 'leafport[onnx]'")

@@ -154,6 +154,8 @@ def writable(path: Path) -> Iterator[None]:
             errno.EEXIST: "A file stands where a folder is needed: remove it or write elsewhere.",
             errno.EISDIR: "A folder stands where a file is needed: remove it or write elsewhere.",
         }.get(problem.errno or 0)
+        if problem.errno == errno.ENOENT and problem.filename and Path(problem.filename).parent == path.parent:
+            remedy = "Nothing can be created there: write elsewhere."  # A missing file elsewhere is another's fault.
         if remedy is None:
             raise
         raise OutputError(f"{path} cannot be written ({problem.strerror}). {remedy}") from problem

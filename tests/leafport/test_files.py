@@ -29,6 +29,17 @@ def test_a_folder_replaces_an_older_folder_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="takes a file system in which nothing can be created")
+def test_a_place_where_nothing_can_be_created() -> None:
+    with pytest.raises(OutputError, match="write elsewhere"):
+        files.write_bytes(Path("/proc/model.bin"), b"new")
+
+
+def test_a_missing_file_is_not_blamed_on_the_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.staged(tmp_path / "out" / "model.bin"):
+        (tmp_path / "photograph.jpg").read_bytes()
+
+
 def test_hashes_tell_a_folders_files_and_names_apart(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, name in ((one, "a"), (two, "b")):

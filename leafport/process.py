@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +29,8 @@ from leafport import errors
 from leafport.errors import LeafportError
 
 POLL_SECONDS = 0.2
+COMPANIONS = frozenset({"jax", "matplotlib", "sklearn"})
+HOSTS = ("tensorflow", "keras", "coremltools")
 
 
 class ProcessError(LeafportError):
@@ -201,6 +204,23 @@ def peak_rss_bytes() -> int:
     return usage if sys.platform == "darwin" else usage * 1024
 
 
+class _LeanImports(MetaPathFinder):
+    """An import hook that keeps optional companions out while TensorFlow, Keras or coremltools are being imported.
+
+    They import JAX, matplotlib and scikit-learn wherever these are installed, which doubles the seconds and adds to
+    the memory of every child, and no conversion uses them. Anybody may import them afterwards.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name in COMPANIONS and any(_being_imported(host) for host in HOSTS):
+            raise ModuleNotFoundError(f"{name} is left out while its host is imported", name=name)
+
+
+def _being_imported(name: str) -> bool:
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return getattr(spec, "_initializing", False)  # importlib's own mark; without it imports are slow again, not wrong.
+
+
 def _leave_with_parent() -> None:
     while sys.stdin.buffer.read(1):
         pass
@@ -214,6 +234,7 @@ def _main() -> None:
     reply_to = os.dup(1)
     os.dup2(2, 1)  # From here on, whatever anything prints is for the log.
     sys.path[:] = task["path"]
+    sys.meta_path.insert(0, _LeanImports())
     try:
         module, _, name = task["function"].partition(":")
         value = getattr(importlib.import_module(module), name)(**task["arguments"])

@@ -40,13 +40,15 @@ class Backbone:
     """A network of ``keras.applications``, named ``builder`` there, or the project's own where that is None.
 
     ``scale`` and ``offset`` (per channel, RGB) map 0..255 to what its weights expect; ``bgr`` says that they were
-    trained on blue, green, red.
+    trained on blue, green, red. ``early`` is the last of the layers that see edges and textures: alike in all
+    photographs, and half the time of a training step, since they work at the highest resolution.
     """
 
     builder: str | None
     scale: float
     offset: tuple[float, ...]
     bgr: bool = False
+    early: str | None = None
     image_size: int = 224
     from_scratch: Recipe = Recipe()
 
@@ -62,10 +64,12 @@ class Backbone:
 
 
 BACKBONES = {
-    "resnet50": Backbone("ResNet50", scale=1.0, offset=(-123.68, -116.779, -103.939), bgr=True),
-    "resnet50v2": Backbone("ResNet50V2", scale=1 / 127.5, offset=(-1.0,)),
-    "mobilenet": Backbone("MobileNet", scale=1 / 127.5, offset=(-1.0,)),
-    "mobilenetv2": Backbone("MobileNetV2", scale=1 / 127.5, offset=(-1.0,)),
+    "resnet50": Backbone(
+        "ResNet50", scale=1.0, offset=(-123.68, -116.779, -103.939), bgr=True, early="conv2_block3_out"
+    ),
+    "resnet50v2": Backbone("ResNet50V2", scale=1 / 127.5, offset=(-1.0,), early="conv2_block3_out"),
+    "mobilenet": Backbone("MobileNet", scale=1 / 127.5, offset=(-1.0,), early="conv_pw_3_relu"),
+    "mobilenetv2": Backbone("MobileNetV2", scale=1 / 127.5, offset=(-1.0,), early="block_2_add"),
     "small": Backbone(
         None,
         scale=1 / 127.5,
@@ -133,6 +137,18 @@ def build(name: str, *, classes: int, image_size: int, weights: str, dropout: fl
         head=keras.Model(pooled_input, dense(drop(pooled_input)), name="head"),
         backbone=backbone,
     )
+
+
+def freeze_early(network: Network, name: str) -> None:
+    """Keep the early layers of a network that ``build`` made with pretrained weights as they are."""
+    early = BACKBONES[name].early
+    if early is None:
+        return
+    for layer in network.backbone.layers:
+        layer.trainable = False
+        if layer.name == early:
+            return
+    raise AssertionError(f"{name} has no layer {early}")
 
 
 def _load(backbone: keras.Model, name: str, weights: str) -> None:

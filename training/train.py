@@ -26,7 +26,7 @@ from leafport.training.loop import Epoch, Photographs, Progress, Stage
 from leafport.training.splits import Photo, Splits
 
 HEAD, FINE_TUNING, FROM_SCRATCH = "Training the head", "Fine-tuning", "Training from scratch"
-FINE_TUNING_RECIPE = Recipe(epochs=10, learning_rate=4e-5)
+FINE_TUNING_RECIPE = Recipe(epochs=10, learning_rate=1e-4)
 LOG_FILE = "train.log"
 HISTORY_FILE = "history.csv"
 HISTORY_PLOT = "plots/history.png"
@@ -47,11 +47,13 @@ class Config:
         image_size: the side of the model's square input in pixels; the backbone's own if None.
         resize: ``squash`` the whole photograph or ``crop`` its centre.
         head_epochs: most epochs of the head alone; unused from scratch.
-        epochs: most epochs of the whole network; None: 10 of fine-tuning, or the backbone's own from scratch; 0
-            trains the head only.
-        learning_rate: its peak for the whole network; None: 4e-5 for fine-tuning, or the backbone's own.
+        unfreeze: what fine-tuning changes: the ``late`` layers, or ``all``. The early ones see edges and textures,
+            which all photographs share, and cost half the time.
+        epochs: most epochs of fine-tuning or from scratch; None: 10 of fine-tuning, or the backbone's own from
+            scratch; 0 trains the head only.
+        learning_rate: its peak in that stage; None: 1e-4 for fine-tuning, or the backbone's own.
         dropout: share of the features dropped; None: 0.5, or the backbone's own from scratch.
-        patience: epochs without a better validation loss before the whole network's training stops; None: 3, or
+        patience: epochs without a better validation loss before that stage stops; None: 3, or
             never from scratch, where the loss is noisy until the rate falls.
         max_steps: most steps of each stage, for trials.
         label_smoothing: the share of each label that is spread over all of them.
@@ -73,6 +75,7 @@ class Config:
     resize: Fit = "squash"
     dropout: float | None = None
     head_epochs: int = 60
+    unfreeze: Literal["late", "all"] = "late"
     epochs: int | None = None
     batch_size: int = 32
     learning_rate: float | None = None
@@ -192,6 +195,8 @@ def _run_stages(config: Config, network: Network, divided: Splits, rule: ImageIn
         history += loop.train_head(
             network, train, validation, rule, stage, class_weight=class_weight, progress=progress
         )
+        if config.unfreeze == "late":
+            backbones.freeze_early(network, config.backbone)
     recipe = config.recipe
     stage = Stage(
         FROM_SCRATCH if config.scratch else FINE_TUNING,

@@ -54,10 +54,17 @@ FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
     show_default=True,
     help="How a photograph becomes square.",
 )
-@click.option("--epochs", type=click.IntRange(0), help="Most epochs of the whole network; 0 trains the head only.")
+@click.option(
+    "--unfreeze",
+    type=click.Choice(["late", "all"]),
+    default="late",
+    show_default=True,
+    help="Which of the backbone's layers fine-tuning changes; the early ones cost half the time and matter little.",
+)
+@click.option("--epochs", type=click.IntRange(0), help="Most epochs after the head's; 0 trains the head only.")
 @click.option("--head-epochs", default=60, show_default=True, type=click.IntRange(1), help="Most epochs of the head.")
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Photographs a step.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak for the whole network.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak after the head's training.")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of the features dropped.")
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before stopping.")
 @click.option("--max-steps", type=click.IntRange(1), help="Most steps a stage, for trials.")
@@ -82,7 +89,8 @@ def command(data: Path, out: Path, **options: Any) -> None:
     """Train a classifier on the photographs in DATA: one folder of them per class.
 
     The photographs are split into training, validation and test ones by their content. With pretrained weights the
-    head is trained first, then the whole network gently; with --weights none everything is trained from scratch.
+    head is trained first, then the backbone's later layers gently; with --weights none everything is trained from
+    scratch.
     """
     from leafport import files
     from leafport.cli import terminal

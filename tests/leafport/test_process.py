@@ -48,6 +48,12 @@ def eat():
 def confess(path):
     open(path, "w").write(str(os.getpid()))
     time.sleep(600)
+
+def companions():
+    import tensorflow, coremltools
+    early = sorted({"jax", "matplotlib", "sklearn"} & set(sys.modules))
+    import jax, matplotlib
+    return {"early": early, "late": [jax.__name__, matplotlib.__name__]}
 """
 
 
@@ -120,3 +126,7 @@ def test_a_child_does_not_outlive_a_parent_that_was_killed(worker: Path) -> None
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_companions_of_converters_are_imported_only_by_those_who_want_them(worker: Path) -> None:
+    assert process.call("errand:companions", {}, log=worker).value == {"early": [], "late": ["jax", "matplotlib"]}

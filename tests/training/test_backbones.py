@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leafport.errors import ModelError
-from leafport.training.backbones import BACKBONES, build
+from leafport.training.backbones import BACKBONES, build, freeze_early
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "resnet50"])
@@ -57,6 +57,17 @@ def test_symmetric_networks_see_what_their_weights_were_trained_on(name: str, tm
     expected = np.asarray(original(prepare(pixels.copy()), training=False))
     network = build(name, classes=3, image_size=32, weights=str(tmp_path / "some.weights.h5"))
     assert np.allclose(np.asarray(network.features(pixels, training=False)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, row in BACKBONES.items() if row.early])
+def test_early_layers_are_those_at_high_resolution(name: str) -> None:
+    """All that see the image at more than an eighth of its side, and nothing else, stay as they are."""
+    network = build(name, classes=2, image_size=64, weights="none")
+    freeze_early(network, name)
+    for layer in network.backbone.layers:
+        if layer.weights and len(layer.output.shape) == 4:
+            assert layer.trainable == (layer.output.shape[1] <= 64 // 8), layer.name
+    assert network.head.trainable_weights
 
 
 def test_the_serving_graph_takes_the_network(tmp_path: Path) -> None:

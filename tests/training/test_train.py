@@ -81,6 +81,24 @@ def test_fine_tuning_that_does_not_help_changes_nothing(tmp_path: Path, photos: 
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("unfreeze", ["late", "all"])
+def test_fine_tuning_changes_the_layers_it_was_asked_to(
+    unfreeze: str, tmp_path: Path, photos: Path, mobilenet_weights: Path
+) -> None:
+    options = {"weights": str(mobilenet_weights), "head_epochs": 1, "unfreeze": unfreeze, "backbone": "mobilenet"}
+    before = train(small(photos, tmp_path / "before", epochs=0, **options))
+    after = train(small(photos, tmp_path / "after", epochs=4, learning_rate=1e-3, max_steps=None, **options))
+    one, other = (Classifier.load(run).model.get_layer("mobilenet") for run in (before, after))
+    changed = {
+        layer.name: not all(map(np.array_equal, layer.get_weights(), other.get_layer(layer.name).get_weights()))
+        for layer in one.layers
+        if layer.weights
+    }
+    assert changed["conv_pw_13"]
+    assert changed["conv_dw_4"]
+    assert changed["conv_pw_3"] == changed["conv1"] == (unfreeze == "all")
+
+
 def test_training_learns(tmp_path: Path, make_photos: Callable[..., Path]) -> None:
     """Colours a linear model would tell apart, from scratch, in a few epochs: the loop must not get in the way."""
     data = make_photos(tmp_path / "plants", count=30, classes=2)

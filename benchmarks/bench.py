@@ -22,7 +22,7 @@ from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError, TargetError
 from leafport.export import manifest as manifests
 from leafport.export.manifest import Manifest
-from leafport.training.splits import Splits
+from leafport.training.data.splits import Splits
 
 LOG_FILE = "bench.log"
 SPLITS_FILE = "splits.json"

@@ -16,7 +16,7 @@ from leafport.benchmarks.report import Data, SkippedPhoto
 from leafport.contract import Contract, ImageInput
 from leafport.errors import DataError
 from leafport.export.photographs import balanced
-from leafport.training.splits import Photo, Skipped, Splits, scan
+from leafport.training.data.splits import Photo, Skipped, Splits, scan
 
 Progress = Callable[[str, int, int], None]
 

@@ -37,7 +37,7 @@ from leafport.process import ProcessError
 from leafport.targets import registry
 from leafport.targets.base import Variant
 from leafport.targets.registry import Artifact
-from leafport.training.splits import Splits
+from leafport.training.data.splits import Splits
 
 WORK = ".work"
 LOGS = "logs"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from leafport import files
 from leafport.errors import DataError
-from leafport.training.splits import Photo, Splits
+from leafport.training.data.splits import Photo, Splits
 
 GOLDEN_IMAGES = 8
 

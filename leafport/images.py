@@ -42,6 +42,8 @@ def read(path: Path, rule: ImageInput) -> np.ndarray:
 def open_rgb(path: Path) -> Image.Image:
     """A photograph upright (EXIF applied), in 8-bit RGB: transparency on white, 16-bit greys scaled, first frame.
 
+    Its ``format`` is the file's ("JPEG"), whatever the file's name says.
+
     Raises:
         ImageError: the file is missing, not an image, damaged, or larger than 2**27 pixels.
     """
@@ -57,7 +59,9 @@ def open_rgb(path: Path) -> Image.Image:
                         f"{path} has {width} x {height} pixels, more than {MAX_PIXELS:,}. Shrink it or leave it out."
                     )
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                upright = _to_rgb(ImageOps.exif_transpose(image))
+                upright.format = image.format
+                return upright
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist. Check the path.") from None
     except UnidentifiedImageError:

@@ -20,7 +20,7 @@ from leafport.classifier import Classifier
 from leafport.contract import Contract, ImageInput, Safety
 from leafport.export import engine, graph
 from leafport.export.graph import ServingGraph
-from leafport.training import splits
+from leafport.training.data import splits
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SIZE = 32

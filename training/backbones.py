@@ -80,6 +80,13 @@ BACKBONES = {
 }
 
 
+def row(name: str) -> Backbone:
+    """The backbone called ``name``. Raises ModelError if there is none."""
+    if name not in BACKBONES:
+        raise ModelError(f"There is no backbone {name!r}. There are: {', '.join(BACKBONES)}.")
+    return BACKBONES[name]
+
+
 @dataclass(frozen=True)
 class Network:
     """A new classifier's model and the parts of it that training handles one by one.

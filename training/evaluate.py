@@ -13,8 +13,8 @@ from leafport import files, metrics
 from leafport.classifier import Classifier
 from leafport.contract import Contract
 from leafport.errors import DataError
-from leafport.training import pipeline, splits
-from leafport.training.splits import Photo, Skipped, Splits
+from leafport.training.data import pipeline, splits
+from leafport.training.data.splits import Photo, Skipped, Splits
 
 SPLITS_FILE = "splits.json"
 EVALUATION_FILE = "evaluation.json"

@@ -20,8 +20,9 @@ import numpy as np
 
 from leafport.contract import ImageInput
 from leafport.errors import LeafportError
-from leafport.training import pipeline
 from leafport.training.backbones import Network
+from leafport.training.data import pipeline
+from leafport.training.features import extract
 
 if TYPE_CHECKING:
     import keras
@@ -80,7 +81,14 @@ def train_head(
     progress: Progress,
 ) -> list[Epoch]:
     """Train the head on the frozen backbone's features."""
-    features = [_features(network, side, rule, stage.batch_size, progress) for side in (train, validation)]
+
+    def report(done: int, total: int) -> None:
+        progress("Computing features", done, total, f"{done} photographs")
+
+    features = [
+        extract(network.features, side.paths, rule, batch_size=stage.batch_size, progress=report)
+        for side in (train, validation)
+    ]
     return _fit(
         network.head,
         (features[0], train.truth),
@@ -130,22 +138,6 @@ def write_history(path: Path, history: Sequence[Epoch]) -> None:
         writer = csv.DictWriter(stream, fieldnames=list(Epoch.__dataclass_fields__))
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(e).items()} for e in history)
-
-
-def _features(network: Network, side: Photographs, rule: ImageInput, batch_size: int, progress: Progress) -> np.ndarray:
-    """The pooled features of photographs as they are: float32 [N, channels]."""
-    import tensorflow as tf
-
-    def infer(pixels: Any) -> Any:
-        return network.features(tf.cast(pixels, tf.float32), training=False)
-
-    traced = tf.function(infer, reduce_retracing=True)
-    found, done = [], 0
-    for batch in pipeline.read_ahead(side.paths, rule, batch_size):
-        found.append(traced(batch).numpy())
-        done += len(batch)
-        progress("Computing features", done, len(side.paths), f"{done} photographs")
-    return np.concatenate(found)
 
 
 def _fit(

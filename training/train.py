@@ -20,10 +20,11 @@ from leafport import __version__, files
 from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier
 from leafport.contract import Contract, Fit, ImageInput
 from leafport.errors import ModelError, OutputError
-from leafport.training import backbones, evaluate, loop, pipeline, plots, safety, splits, task
+from leafport.training import backbones, evaluate, loop, plots, safety, task
 from leafport.training.backbones import BACKBONES, Network, Recipe
+from leafport.training.data import pipeline, splits
+from leafport.training.data.splits import Photo, Splits
 from leafport.training.loop import Epoch, Photographs, Progress, Stage
-from leafport.training.splits import Photo, Splits
 
 HEAD, FINE_TUNING, FROM_SCRATCH = "Training the head", "Fine-tuning", "Training from scratch"
 FINE_TUNING_RECIPE = Recipe(epochs=10, learning_rate=1e-4)
@@ -46,6 +47,8 @@ class Config:
         weights: ``imagenet``, ``none`` (from scratch) or a file.
         image_size: the side of the model's square input in pixels; the backbone's own if None.
         resize: ``squash`` the whole photograph or ``crop`` its centre.
+        splits: a splits file made by ``leafport data split``; None: the photographs are split by their content, with
+            ``validation``, ``test`` and ``seed``.
         head_epochs: most epochs of the head alone; unused from scratch.
         unfreeze: what fine-tuning changes: the ``late`` layers, or ``all``. The early ones see edges and textures,
             which all photographs share, and cost half the time.
@@ -84,6 +87,7 @@ class Config:
     augment: bool = True
     label_smoothing: float = 0.0
     balance: bool | None = None
+    splits: Path | None = None
     validation: float = 0.1
     test: float = 0.1
     seed: int = 0
@@ -117,8 +121,7 @@ def train(config: Config, *, progress: Progress | None = None) -> Path:
         OutputError: ``config.out`` cannot be written, or is something else already.
         LeafportError: training diverged.
     """
-    if config.backbone not in BACKBONES:
-        raise ModelError(f"There is no backbone {config.backbone!r}. There are: {', '.join(BACKBONES)}.")
+    backbones.row(config.backbone)
     if config.scratch and config.epochs == 0:
         raise ModelError("--epochs 0 trains the head only, which takes pretrained weights. Give --weights or more.")
     _check_out(config)
@@ -135,16 +138,20 @@ def _train(config: Config, out: Path, progress: Progress) -> None:
     folder = splits.scan(config.data, progress=lambda done, total: progress("Reading photographs", done, total, ""))
     for entry in folder.skipped:
         log.warning("skipped: %s", entry.reason)
+    given = splits.Splits.load(config.splits) if config.splits else None
     question = task.define(
         config.task,
-        folder.folders,
+        given.folders if given else folder.folders,
         config.positive,
         negative_name=config.negative_name,
         positive_name=config.positive_name,
     )
-    divided = splits.split(
-        folder, seed=config.seed, validation=config.validation, test=config.test, label_of=question.label_of
-    )
+    if given:
+        divided = splits.apply(given, folder, label_of=question.label_of)
+    else:
+        divided = splits.split(
+            folder, seed=config.seed, validation=config.validation, test=config.test, label_of=question.label_of
+        )
     divided.save(out / evaluate.SPLITS_FILE)
     contract = _contract(config, divided)
 

@@ -18,6 +18,7 @@ from leafport.errors import LeafportError
 
 VERBS = {
     "demo": "The whole way on drawn photographs: train, export, benchmark, report.",
+    "data": "Look at photographs: counts, duplicates, doubtful labels, splits.",
     "train": "Train a classifier on a folder of photographs, one folder per class.",
     "evaluate": "Measure a classifier on photographs.",
     "export": "Write a classifier in every form a device wants, and prove each file.",
@@ -39,8 +40,9 @@ class _Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"leafport.cli.{cmd_name}").command
-        if not any(parameter.name == "debug" for parameter in command.params):
-            command.params.append(_debug_option())
+        for one in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+            if not any(parameter.name == "debug" for parameter in one.params):
+                one.params.append(_debug_option())
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -21,8 +21,8 @@ def command(run: Path, data: Path, json_file: Path | None) -> None:
     from leafport.classifier import CONTRACT_FILE
     from leafport.cli import terminal
     from leafport.cli.train import chatter, show, stages
+    from leafport.training.data.splits import Skipped
     from leafport.training.evaluate import evaluate_folder
-    from leafport.training.splits import Skipped
 
     with chatter(), stages() as progress:
         value = evaluate_folder(run, data, progress=progress)

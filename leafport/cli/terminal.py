@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from leafport.training.splits import Skipped
+from leafport.training.data.splits import Skipped
 
 _WIDTH_IN_FILES = 120
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_IN_FILES)

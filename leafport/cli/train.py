@@ -75,6 +75,7 @@ FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
     help="Share of each label spread over all.  [default: 0]",
 )
 @click.option("--balance/--no-balance", default=None, help="Let every label weigh the same.  [default: if binary]")
+@click.option("--splits", type=click.Path(path_type=Path), help="A split made by `leafport data split`.")
 @click.option("--validation", type=FRACTION, help="Share of the photographs to tune on.  [default: 0.1]")
 @click.option("--test", type=FRACTION, help="Share of the photographs to test on.  [default: 0.1]")
 @click.option("--seed", type=int, help="Another seed: another split, another start.  [default: 0]")
@@ -94,8 +95,8 @@ def command(data: Path, out: Path, **options: Any) -> None:
     """
     from leafport import files
     from leafport.cli import terminal
+    from leafport.training.data.splits import Splits
     from leafport.training.evaluate import EVALUATION_FILE, SPLITS_FILE
-    from leafport.training.splits import Splits
     from leafport.training.train import LOG_FILE, Config, train
 
     config = Config(data, out, **{name: value for name, value in options.items() if value is not None})

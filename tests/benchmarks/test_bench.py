@@ -20,7 +20,7 @@ from leafport.errors import ModelError, TargetError
 from leafport.export import manifest as manifests
 from leafport.export.manifest import Entry
 from leafport.targets import registry
-from leafport.training.splits import Splits
+from leafport.training.data.splits import Splits
 
 REAL = ("tflite-float32", "tflite-int8", "coreml-fp16")
 BROKEN = """

@@ -12,7 +12,7 @@ from leafport import images
 from leafport.benchmarks.photographs import choose, decode
 from leafport.contract import Contract
 from leafport.errors import DataError
-from leafport.training.splits import Splits
+from leafport.training.data.splits import Splits
 
 
 def quiet(what: str, done: int, total: int) -> None:

@@ -46,7 +46,7 @@ def test_float_artifacts_agree_to_rounding(exports: Path) -> None:
 
 def test_calibration_and_comparison_never_meet(run: Path) -> None:
     from leafport.export import photographs
-    from leafport.training.splits import Splits
+    from leafport.training.data.splits import Splits
 
     chosen = photographs.choose(Splits.load(run / "splits.json"), data=None, calibration=1000, comparison=1000)
     assert chosen.calibration and chosen.comparison

@@ -11,8 +11,8 @@ from sklearn import metrics as reference
 from leafport.classifier import Classifier
 from leafport.contract import Contract, ImageInput, Safety
 from leafport.errors import DataError, ModelError
+from leafport.training.data.splits import Splits
 from leafport.training.evaluate import evaluate, evaluate_folder, figures
-from leafport.training.splits import Splits
 
 SAFETY = Safety(
     positive_labels=("c", "f"),

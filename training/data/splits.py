@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -79,16 +79,23 @@ class Splits:
         """Which of the model's outputs is right for ``photo``."""
         return self.labels.index(self.label_of[photo.folder])
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The class folders, sorted."""
+        return tuple(sorted(self.label_of))
+
+    @property
+    def sides(self) -> dict[str, tuple[Photo, ...]]:
+        """The three sides by name, in order."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
     def file(self, photo: Photo) -> Path:
         """Where ``photo`` lies."""
         return self.root / photo.path
 
     def save(self, path: Path) -> None:
         """Write ``splits.json``. Raises OutputError."""
-        sides = {
-            side: [{"path": p.path, "sha256": p.sha256} for p in photos]
-            for side, photos in (("train", self.train), ("validation", self.validation), ("test", self.test))
-        }
+        sides = {side: [{"path": p.path, "sha256": p.sha256} for p in photos] for side, photos in self.sides.items()}
         skipped = [{"path": s.path, "reason": s.reason} for s in self.skipped]
         head = {"schema_version": 1, "root": str(self.root), "seed": self.seed, "label_of": self.label_of}
         files.write_json(path, {**head, **sides, "skipped": skipped})
@@ -171,6 +178,7 @@ def split(
     validation: float = 0.1,
     test: float = 0.1,
     label_of: Mapping[str, str] | None = None,
+    alike: Iterable[Sequence[Photo]] = (),
 ) -> Splits:
     """Split every class folder's photographs by their content's hash and ``seed``.
 
@@ -179,6 +187,8 @@ def split(
         seed: another seed, another split.
         validation, test: the fractions to set aside; at least one photograph of each class goes to each side.
         label_of: the label of each class folder; the folder's own name if not given.
+        alike: photographs that show the same picture, and must therefore share a side. Those that lie in several
+            class folders are only learned from: nobody knows which of their labels to judge by.
 
     Raises:
         DataError: a class has fewer than three different photographs, or the fractions leave nothing to learn from.
@@ -190,9 +200,12 @@ def split(
         )
     sides: dict[str, list[Photo]] = {"train": [], "validation": [], "test": []}
     copies_in: dict[str, dict[str, list[Photo]]] = {name: defaultdict(list) for name in folder.folders}
+    first_of, disputed = _units(alike)
     for photo in folder.photos:
-        copies_in[photo.folder][photo.sha256].append(photo)
+        copies_in[photo.folder][first_of.get(photo.sha256, photo.sha256)].append(photo)
     for name, copies in copies_in.items():
+        for sha256 in disputed & copies.keys():
+            sides["train"] += copies.pop(sha256)
         count = len(copies)
         if count < MIN_PER_CLASS:
             raise DataError(
@@ -210,6 +223,44 @@ def split(
     labels = {name: label for name, label in labels.items() if name in folder.folders}
     train, validate, judge = (tuple(sorted(photos, key=lambda photo: photo.path)) for photos in sides.values())
     return Splits(folder.root.resolve(), seed, labels, train, validate, judge, folder.skipped)
+
+
+def apply(splits: Splits, folder: PhotoFolder, *, label_of: Mapping[str, str]) -> Splits:
+    """A split made earlier, perhaps elsewhere, of photographs that now lie in ``folder``, with other labels.
+
+    Photographs of ``folder`` that the split does not name are not used.
+
+    Raises:
+        DataError: photographs of the split are not there, or are other ones now.
+    """
+    there = {(photo.path, photo.sha256) for photo in folder.photos}
+    missing = [photo for photos in splits.sides.values() for photo in photos if (photo.path, photo.sha256) not in there]
+    if missing:
+        raise DataError(
+            f"{len(missing)} photographs of the split are missing in {folder.root}, or have changed; the first is "
+            f"{missing[0].path}. Put them back, or split anew: leafport data split {folder.root} --out FILE"
+        )
+    labels = {name: label for name, label in label_of.items() if name in splits.label_of}
+    return replace(splits, root=folder.root.resolve(), label_of=labels, skipped=folder.skipped)
+
+
+def most_frequent(folder: PhotoFolder, count: int) -> PhotoFolder:
+    """Only the ``count`` classes with the most photographs; those with equally many in the order of their names."""
+    sizes = Counter(photo.folder for photo in folder.photos)
+    kept = sorted(sizes, key=lambda name: (-sizes[name], name))[:count]
+    return replace(folder, photos=tuple(photo for photo in folder.photos if photo.folder in kept))
+
+
+def _units(alike: Iterable[Sequence[Photo]]) -> tuple[dict[str, str], set[str]]:
+    """For the photographs of each group, the hash that stands for all; and those hashes whose groups span classes."""
+    first_of: dict[str, str] = {}
+    disputed = set()
+    for group in alike:
+        first = min(photo.sha256 for photo in group)
+        first_of |= dict.fromkeys((photo.sha256 for photo in group), first)
+        if len({photo.folder for photo in group}) > 1:
+            disputed.add(first)
+    return first_of, disputed
 
 
 def _drawn(hashes: Iterable[str], seed: int) -> list[str]:

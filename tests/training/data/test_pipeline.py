@@ -8,7 +8,7 @@ import pytest
 from leafport import images
 from leafport.contract import ImageInput
 from leafport.errors import ImageError
-from leafport.training.pipeline import Augmentation, augment, batches, read_ahead, training_batches
+from leafport.training.data.pipeline import Augmentation, augment, batches, read_ahead, training_batches
 
 RULE = ImageInput(height=24, width=32)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leafport.errors import DataError
-from leafport.training.splits import Photo, PhotoFolder, Splits, scan, split
+from leafport.training.data.splits import Photo, PhotoFolder, Splits, apply, most_frequent, scan, split
 
 
 def folder_of(counts: dict[str, int]) -> PhotoFolder:
@@ -220,3 +220,45 @@ def test_damaged_splits_are_refused(tmp_path: Path, photos: Path) -> None:
     file.write_text(json.dumps({**value, "seed": "none"}))
     with pytest.raises(DataError, match="seed"):
         Splits.load(file)
+
+
+@settings(max_examples=40, deadline=None)
+@given(counts, st.integers(0, 5), st.data())
+def test_photographs_that_look_alike_share_a_side(counts: dict[str, int], seed: int, data: st.DataObject) -> None:
+    folder = folder_of({name: count + 3 for name, count in counts.items()})
+    indices = data.draw(st.permutations(range(len(folder.photos))))
+    groups = [[folder.photos[i] for i in indices[:2]], [folder.photos[i] for i in indices[2:5]]]
+    try:
+        divided = split(folder, seed=seed, validation=0.3, test=0.3, alike=groups)
+    except DataError as problem:
+        assert "different usable photographs" in str(problem)
+        return
+    assert sorted(p.path for side in divided.sides.values() for p in side) == sorted(p.path for p in folder.photos)
+    for group in groups:
+        on = {side for side, photos in divided.sides.items() for photo in group if photo in photos}
+        assert len(on) == 1
+        if len({photo.folder for photo in group}) > 1:
+            assert on == {"train"}
+
+
+def test_a_split_is_applied_to_photographs_that_lie_elsewhere(tmp_path: Path, make_photos: Callable[..., Path]) -> None:
+    made = split(scan(make_photos(tmp_path / "here", count=6)), seed=3)
+    made.save(tmp_path / "splits.json")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    shutil.copy(tmp_path / "there" / "clover" / "000.png", tmp_path / "there" / "clover" / "new.png")
+    label_of = {"clover": "edible", "daisy": "edible", "foxglove": "poisonous", "nightshade": "poisonous"}
+    moved = apply(Splits.load(tmp_path / "splits.json"), scan(tmp_path / "there"), label_of=label_of)
+    assert moved.root == (tmp_path / "there").resolve()
+    assert moved.labels == ("edible", "poisonous")
+    assert moved.sides == made.sides
+
+    gone = made.test[0]
+    (tmp_path / "there" / gone.path).unlink()
+    with pytest.raises(DataError, match=rf"1 photographs of the split are missing .* {gone.path}.*data split"):
+        apply(made, scan(tmp_path / "there"), label_of=label_of)
+
+
+def test_the_most_frequent_classes() -> None:
+    folder = folder_of({"a": 4, "b": 9, "c": 6, "d": 6, "e": 3})
+    assert most_frequent(folder, 3).folders == ("b", "c", "d")
+    assert most_frequent(folder, 9) == folder

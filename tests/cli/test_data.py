@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from leafport import images
+from leafport.demo import plants
+
+
+def leafport(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "leafport", "data", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    plants.draw(folder, photographs_per_species=8, seed=2)
+    return folder / "images"
+
+
+def test_stats(drawn: Path, tmp_path: Path) -> None:
+    positive = tmp_path / "poisonous.txt"
+    one = sorted(path.name for path in drawn.iterdir())[0]
+    positive.write_text(one)
+    done = leafport(
+        "stats", drawn, "--positive", positive, "--plot", tmp_path / "stats.png", "--json", tmp_path / "stats.json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "64 photographs in 8 classes; 64 JPEG" in done.stdout
+    assert "56 not_poisonous, 8 poisonous" in done.stdout
+    assert "fewer than 30 photographs" in done.stdout
+    value = json.loads((tmp_path / "stats.json").read_text())
+    assert value["labels"] == {"not_poisonous": 56, "poisonous": 8}
+    assert Image.open(tmp_path / "stats.png").format == "PNG"
+
+
+def test_split_and_check(drawn: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(drawn, tmp_path / "photos")
+    one = sorted(path.name for path in folder.iterdir())[0]
+    for index in range(8):
+        images.open_rgb(folder / one / f"{index:03}.jpg").save(folder / one / f"again{index}.jpg", quality=50)
+    out = tmp_path / "splits.json"
+    done = leafport("split", folder, "--out", out, "--top", "3", "--validation", "0.25", "--test", "0.25")
+    assert done.returncode == 0, done.stderr
+    assert "3 classes" in done.stdout
+    assert "16 photographs look like others, in 8 groups" in done.stdout
+    assert f"leafport train {folder} --splits {out}" in done.stdout
+    first = out.read_bytes()
+    assert "--overwrite" in leafport("split", folder, "--out", out).stderr
+    assert out.read_bytes() == first
+
+    done = leafport("check", folder, "--splits", out, "--json", tmp_path / "check.json")
+    assert done.returncode == 0, done.stdout
+    assert "8 groups of photographs show the same picture in one class" in done.stdout
+    assert "0 groups of photographs lie on several sides" in done.stdout
+    assert "Labels were not judged" in done.stdout
+
+    careless = ("--by-content", "--validation", "0.25", "--test", "0.25", "--overwrite")
+    leafport("split", folder, "--out", out, *careless)
+    done = leafport("check", folder, "--splits", out, "--json", tmp_path / "check.json")
+    assert done.returncode == 1
+    assert "(train, " in done.stdout or ", train)" in done.stdout
+    assert len(json.loads((tmp_path / "check.json").read_text())["alike"]) == 8
+    assert len(Image.open(folder / one / "000.jpg").getbands()) == 3
+
+
+@pytest.mark.plants
+def test_doubtful_labels_are_found_by_a_pretrained_network(shared: Path, tmp_path: Path) -> None:
+    """Twelve photographs of each of five species, one of which is put into another's folder."""
+    names = ["Dandellion", "Cattail", "Mullein", "Fireweed", "Chicory"]
+    for name in names:
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for path in sorted((shared / "plants" / "images" / name).iterdir())[:12]:
+            shutil.copy(path, tmp_path / "photos" / name)
+    stray = next((tmp_path / "photos" / "Cattail").iterdir())
+    stray.rename(tmp_path / "photos" / "Fireweed" / f"stray{stray.suffix}")
+    weights = shared / "weights" / "mobilenet_1_0_224_tf_no_top.weights.h5"
+    done = leafport("check", tmp_path / "photos", "--weights", weights, "--json", tmp_path / "check.json")
+    assert done.returncode == 0, done.stderr
+    doubts = json.loads((tmp_path / "check.json").read_text())["suspicions"]
+    assert f"Fireweed/stray{stray.suffix}" in [doubt["path"] for doubt in doubts[:3]]

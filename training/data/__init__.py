@@ -1,0 +1,1 @@
+"""Photographs, before a network sees them."""

@@ -72,6 +72,19 @@ def test_early_layers_are_those_at_high_resolution(name: str) -> None:
     assert network.head.trainable_weights
 
 
+def test_residual_branches_begin_closed_from_scratch_only(tmp_path: Path) -> None:
+    import keras
+
+    network = build("resnet50", classes=2, image_size=32, weights="none")
+    ends = [layer for layer in network.backbone.layers if layer.name.endswith("_3_bn")]
+    assert len(ends) == 16
+    assert all(not np.asarray(layer.gamma).any() for layer in ends)
+    original = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3))
+    original.save_weights(tmp_path / "resnet.weights.h5")
+    loaded = build("resnet50", classes=2, image_size=32, weights=str(tmp_path / "resnet.weights.h5"))
+    assert all(np.asarray(layer.gamma).all() for layer in loaded.backbone.layers if layer.name.endswith("_3_bn"))
+
+
 def test_the_serving_graph_takes_the_network(tmp_path: Path) -> None:
     from leafport.classifier import Classifier
     from leafport.contract import Contract, ImageInput

@@ -105,6 +105,62 @@ def clopper_pearson_lower(successes: int, n: int, confidence: float = 0.95) -> f
     return float(beta.ppf(1 - confidence, successes, n - successes + 1))
 
 
+def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The two-sided interval of a proportion, of which ``successes`` in ``n`` trials were seen.
+
+    Exact for the binomial distribution, each side with half of 1 - confidence. (0, 1) for no trials.
+
+    Raises:
+        ValueError: see ``clopper_pearson_lower``.
+    """
+    if not n:
+        return 0.0, 1.0
+    one_sided = (1 + confidence) / 2
+    return clopper_pearson_lower(successes, n, one_sided), 1 - clopper_pearson_lower(n - successes, n, one_sided)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Photographs whose top probability lies in (low, high]: how many, that probability on average, how many right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None
+    accuracy: float | None
+
+
+def reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> tuple[Bin, ...]:
+    """How often a classifier is right when it is so sure, in ``bins`` equally wide steps of its top probability."""
+    sure = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == truth
+    step = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+    found = []
+    for index in range(bins):
+        inside = step == index
+        n = int(inside.sum())
+        confidence = float(sure[inside].mean()) if n else None
+        found.append(Bin(index / bins, (index + 1) / bins, n, confidence, _share(int(right[inside].sum()), n)))
+    return tuple(found)
+
+
+def expected_calibration_error(bins: tuple[Bin, ...]) -> float | None:
+    """How far confidence and accuracy lie apart, averaged over photographs (Guo et al. 2017); None without any."""
+    total = sum(one.n for one in bins)
+    gaps = [
+        one.n * abs(one.confidence - one.accuracy)
+        for one in bins
+        if one.confidence is not None and one.accuracy is not None
+    ]
+    return sum(gaps) / total if total else None
+
+
+def confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """int64 [classes, classes]: how many photographs of each class (row) were called each class (column)."""
+    pairs = np.asarray(truth, np.int64) * classes + np.asarray(predicted, np.int64)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
 def per_class(predicted: np.ndarray, truth: np.ndarray, classes: int) -> tuple[ClassFigures, ...]:
     """Precision, recall, F1 and support of each class, from int [N] predicted and right indices."""
     predicted, truth = np.asarray(predicted), np.asarray(truth)

@@ -75,15 +75,20 @@ def figures(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) ->
     """n, top1, top3, top5, per_class and, where the contract has positive labels, binary, as JSON values.
 
     top3 and top5 are None where there are no more classes than that: they would say nothing. Other figures are None
-    where there is nothing to divide by.
+    where there is nothing to divide by. ``intervals`` has the two-sided Clopper-Pearson interval of each share.
     """
-    classes = len(contract.labels)
+    classes, n = len(contract.labels), len(truth)
     each = metrics.per_class(probabilities.argmax(axis=1), truth, classes)
+    shares = {f"top{k}": metrics.top_k(probabilities, truth, k) if k == 1 or classes > k else None for k in (1, 3, 5)}
     value: dict[str, Any] = {
-        "n": len(truth),
-        "top1": metrics.top_k(probabilities, truth, 1),
-        "top3": metrics.top_k(probabilities, truth, 3) if classes > 3 else None,
-        "top5": metrics.top_k(probabilities, truth, 5) if classes > 5 else None,
+        "n": n,
+        **shares,
+        "confidence": 0.95,
+        "intervals": {
+            name: None if share is None else list(metrics.clopper_pearson(round(share * n), n))
+            for name, share in shares.items()
+        },
+        "expected_calibration_error": metrics.expected_calibration_error(metrics.reliability(probabilities, truth)),
         "per_class": {
             label: {"n": one.support, "precision": one.precision, "recall": one.recall, "f1": one.f1}
             for label, one in zip(contract.labels, each, strict=True)

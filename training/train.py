@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib.metadata
 import json
 import logging
@@ -16,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from leafport import __version__, files
+from leafport import __version__, files, metrics
 from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier
 from leafport.contract import Contract, Fit, ImageInput
 from leafport.errors import ModelError, OutputError
@@ -31,6 +32,9 @@ FINE_TUNING_RECIPE = Recipe(epochs=10, learning_rate=1e-4)
 LOG_FILE = "train.log"
 HISTORY_FILE = "history.csv"
 HISTORY_PLOT = "plots/history.png"
+CONFUSION_FILE = "confusion.csv"
+CONFUSION_PLOT = "plots/confusion.png"
+RELIABILITY_PLOT = "plots/reliability.png"
 FREE_BYTES = 64 * 2**20
 
 log = logging.getLogger("leafport.training")
@@ -113,7 +117,7 @@ def train(config: Config, *, progress: Progress | None = None) -> Path:
     """Train a classifier and write its folder; returns ``config.out``.
 
     Nothing stands at ``config.out`` before everything does: model.keras, classifier.json, splits.json, history.csv,
-    evaluation.json (of the test split), plots/ and train.log.
+    evaluation.json and confusion.csv (of the test split), plots/ and train.log.
 
     Raises:
         DataError: the photographs or the positive file cannot be used.
@@ -179,9 +183,14 @@ def _train(config: Config, out: Path, progress: Progress) -> None:
         classifier = _with_safety(classifier, divided, question.positive_labels, config.required_recall, progress)
     classifier.save(out)
     side = _side(divided, divided.test)
-    value = evaluate.evaluate(
-        classifier, side.paths, side.truth, progress=lambda done, total: progress("Testing", done, total, "")
+    probabilities = evaluate.predict(
+        classifier, side.paths, progress=lambda done, total: progress("Testing", done, total, "")
     )
+    value = evaluate.figures(probabilities, side.truth, classifier.contract)
+    matrix = metrics.confusion(probabilities.argmax(axis=1), side.truth, len(contract.labels))
+    plots.draw_confusion(out / CONFUSION_PLOT, matrix, contract.labels)
+    plots.draw_reliability(out / RELIABILITY_PLOT, metrics.reliability(probabilities, side.truth))
+    write_confusion(out / CONFUSION_FILE, matrix, contract.labels)
     seen = len(divided.train) + len(divided.validation)
     value |= evaluate.provenance(divided.test, divided.skipped, seen)
     files.write_json(out / evaluate.EVALUATION_FILE, value)
@@ -268,6 +277,14 @@ def _balanced(truth: np.ndarray, classes: int) -> dict[int, float]:
     """Weights that make every label count the same, 1 on average over the photographs."""
     counts = np.bincount(truth, minlength=classes)
     return {label: len(truth) / (classes * int(count)) for label, count in enumerate(counts)}
+
+
+def write_confusion(path: Path, matrix: np.ndarray, labels: Sequence[str]) -> None:
+    """Write int [classes, classes] as CSV: a row for each class that is right, a column for each that was answered."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["is", *labels])
+        writer.writerows([label, *map(int, row)] for label, row in zip(labels, matrix, strict=True))
 
 
 def _check_out(config: Config) -> None:

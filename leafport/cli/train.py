@@ -120,8 +120,10 @@ def show(value: dict[str, Any], contract_file: Path) -> None:
 
     contract = Contract.from_json(files.read_json(contract_file), where=contract_file)
     accuracy = ", ".join(f"top-{k} {value[f'top{k}']:.1%}" for k in (1, 3, 5) if value[f"top{k}"] is not None)
+    low, high = value["intervals"]["top1"]
     say = partial(terminal.out.print, markup=False, soft_wrap=True)
     say(f"{contract.name}: {accuracy} of {value['n']} photographs it has not learned from.")
+    say(f"On others like them top-1 lies between {low:.1%} and {high:.1%}, with {value['confidence']:.0%} confidence.")
     binary, safety = value.get("binary"), contract.safety
     if not binary or not safety:
         return

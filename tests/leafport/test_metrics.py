@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
-from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
 
-from leafport.metrics import binary_figures, clopper_pearson_lower, per_class, top_k
+from leafport.metrics import (
+    binary_figures,
+    clopper_pearson,
+    clopper_pearson_lower,
+    confusion,
+    expected_calibration_error,
+    per_class,
+    reliability,
+    top_k,
+)
 
 
 @pytest.fixture
@@ -94,3 +104,38 @@ def test_per_class_is_scikit_learns(answers: tuple[np.ndarray, np.ndarray]) -> N
 def test_a_class_never_seen_has_no_recall() -> None:
     figures = per_class(np.array([0, 0]), np.array([0, 0]), 2)[1]
     assert (figures.precision, figures.recall, figures.f1, figures.support) == (None, None, None, 0)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 20), (3, 20), (20, 20), (313, 417)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_two_sided_interval_is_scipys(successes: int, n: int, confidence: float) -> None:
+    expected = binomtest(successes, n).proportion_ci(confidence, method="exact")
+    assert clopper_pearson(successes, n, confidence) == pytest.approx((expected.low, expected.high))
+
+
+def test_no_trials_show_nothing() -> None:
+    assert clopper_pearson(0, 0) == (0.0, 1.0)
+
+
+def test_reliability_is_scikit_learns(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, truth = answers
+    right = probabilities.argmax(axis=1) == truth
+    accuracy, confidence = calibration_curve(right, probabilities.max(axis=1), n_bins=10)
+    found = [one for one in reliability(probabilities, truth, 10) if one.n]
+    assert [one.accuracy for one in found] == pytest.approx(accuracy)
+    assert [one.confidence for one in found] == pytest.approx(confidence, rel=1e-5)
+    gap = sum(one.n * abs(a - c) for one, a, c in zip(found, accuracy, confidence, strict=True)) / len(truth)
+    assert expected_calibration_error(reliability(probabilities, truth, 10)) == pytest.approx(gap)
+
+
+def test_calibration_worked_out_by_hand() -> None:
+    probabilities = np.array([[1.0, 0.0], [1.0, 0.0], [0.4, 0.6], [0.4, 0.6]])
+    error = expected_calibration_error(reliability(probabilities, np.array([0, 1, 1, 1])))
+    assert error == pytest.approx((2 * 0.5 + 2 * 0.4) / 4)
+    assert expected_calibration_error(reliability(np.empty((0, 2)), np.empty(0, int))) is None
+
+
+def test_confusion_is_scikit_learns(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, truth = answers
+    predicted = probabilities.argmax(axis=1)
+    assert np.array_equal(confusion(predicted, truth, 9), confusion_matrix(truth, predicted, labels=range(9)))

@@ -19,7 +19,16 @@ from leafport.training import train as training
 from leafport.training.data.splits import Splits
 from leafport.training.train import Config, train
 
-WHOLE = {MODEL_FILE, CONTRACT_FILE, "splits.json", "history.csv", "evaluation.json", "plots", "train.log"}
+WHOLE = {
+    MODEL_FILE,
+    CONTRACT_FILE,
+    "splits.json",
+    "history.csv",
+    "evaluation.json",
+    "confusion.csv",
+    "plots",
+    "train.log",
+}
 
 
 def small(data: Path, out: Path, **options: Any) -> Config:
@@ -51,7 +60,17 @@ def test_a_class_model_with_positive_classes(trained: Path, photos: Path) -> Non
     assert [line["stage"] for line in lines][-1] == "Fine-tuning"
     assert lines[0]["stage"] == "Training the head"
     assert all(float(line["val_loss"]) > 0 and float(line["images_per_second"]) > 0 for line in lines)
-    assert (trained / "plots" / "history.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("history", "confusion", "reliability"):
+        assert (trained / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    with (trained / "confusion.csv").open() as stream:
+        head, *rows = csv.reader(stream)
+    assert head == ["is", *contract.labels]
+    assert [row[0] for row in rows] == list(contract.labels)
+    supports = [evaluation["per_class"][label]["n"] for label in contract.labels]
+    assert [sum(map(int, row[1:])) for row in rows] == supports
+    low, high = evaluation["intervals"]["top1"]
+    assert low <= evaluation["top1"] <= high
+    assert evaluation["intervals"]["top5"] is None
     assert "test: top-1" in (trained / "train.log").read_text()
 
 

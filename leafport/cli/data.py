@@ -25,7 +25,7 @@ def command() -> None:
     """Look at photographs in class folders: what there is, what is wrong with it, and how it is split."""
 
 
-@command.command("stats")
+@command.command("stats", short_help="Count the photographs by class; sizes, brightness, balance.")
 @click.argument("folder", metavar="DATA", type=PATH)
 @click.option("--positive", type=PATH, help="A file with the names of positive classes: counts the two labels too.")
 @click.option("--plot", type=PATH, help="Draw counts, brightness and sizes into this PNG file.")
@@ -68,7 +68,7 @@ def stats(folder: Path, positive: Path | None, plot: Path | None, json_file: Pat
         files.write_json(json_file, value)
 
 
-@command.command("split")
+@command.command("split", short_help="Divide them into those to learn from, tune on and judge by.")
 @click.argument("folder", metavar="DATA", type=PATH)
 @click.option("--out", type=PATH, required=True, help="The splits file to write, for `leafport train --splits`.")
 @click.option("--top", type=click.IntRange(2), metavar="N", help="Only the N classes with the most photographs.")
@@ -123,7 +123,7 @@ def split(
     terminal.out.print(f"\nNext: leafport train {folder} --splits {out} --out RUN", markup=False, soft_wrap=True)
 
 
-@command.command("check")
+@command.command("check", short_help="Find unreadable, repeated and doubtfully labelled ones.")
 @click.argument("folder", metavar="DATA", type=PATH)
 @click.option("--splits", "splits_file", type=PATH, help="A splits.json: look for pictures on two of its sides.")
 @click.option("--backbone", default="mobilenet", show_default=True, help="The network that judges labels.")

@@ -17,6 +17,7 @@ from leafport.training.data.splits import PhotoFolder
 
 FEW = 30
 IMBALANCED = 10.0
+_GREEN = "#4c7d5b"
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,14 @@ def draw(path: Path, statistics: Statistics) -> None:
     figure = Figure(figsize=(11, max(4.5, 0.19 * rows + 1)), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(3, 2))
     bars = figure.add_subplot(grid[:, 0])
-    bars.barh(range(rows), list(classes.values()), color="#4c7d5b")
+    bars.barh(range(rows), list(classes.values()), color=_GREEN)
     bars.set_yticks(range(rows), list(classes), fontsize=9 if rows < 30 else 7)
     bars.invert_yaxis()
     bars.margins(y=0.01)
     bars.set_xlabel("photographs")
     bars.set_title(f"{len(statistics.facts):,} photographs, {rows} classes", loc="left")
     light = figure.add_subplot(grid[0, 1])
-    light.hist([fact.brightness for fact in statistics.facts], bins=32, range=(0, 255), color="#4c7d5b")
+    light.hist([fact.brightness for fact in statistics.facts], bins=32, range=(0, 255), color=_GREEN)
     light.set_xlabel("mean brightness (luma, 0 to 255)")
     sizes = figure.add_subplot(grid[1, 1])
     sizes.scatter(
@@ -127,7 +128,7 @@ def draw(path: Path, statistics: Statistics) -> None:
         [fact.height for fact in statistics.facts],
         s=6,
         alpha=0.4,
-        color="#4c7d5b",
+        color=_GREEN,
     )
     sizes.set_xlabel("width (pixels)")
     sizes.set_ylabel("height (pixels)")

@@ -169,17 +169,18 @@ def _fit(
     model.compile(optimizer, _loss(stage.label_smoothing), metrics=["accuracy"], jit_compile=False)
     watcher = _watcher(stage, per_epoch, steps, count, start, progress)
     arrays = train[1] is not None
-    model.fit(
-        x=train[0],
-        y=train[1],
-        validation_data=validation if arrays else validation[0],
-        batch_size=stage.batch_size if arrays else None,
-        epochs=math.ceil(steps / per_epoch),
-        steps_per_epoch=None if arrays else per_epoch,
-        class_weight=class_weight,
-        callbacks=[watcher],
-        verbose=0,
-    )
+    with pipeline.naming_photographs():
+        model.fit(
+            x=train[0],
+            y=train[1],
+            validation_data=validation if arrays else validation[0],
+            batch_size=stage.batch_size if arrays else None,
+            epochs=math.ceil(steps / per_epoch),
+            steps_per_epoch=None if arrays else per_epoch,
+            class_weight=class_weight,
+            callbacks=[watcher],
+            verbose=0,
+        )
     return list(watcher.history)
 
 

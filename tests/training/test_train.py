@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from leafport import images
 from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier, load_contract
-from leafport.errors import DataError, LeafportError, ModelError, OutputError
+from leafport.errors import DataError, ImageError, LeafportError, ModelError, OutputError
 from leafport.training import train as training
 from leafport.training.data.splits import Splits
 from leafport.training.train import Config, train
@@ -116,6 +116,25 @@ def test_fine_tuning_changes_the_layers_it_was_asked_to(
     assert learning["conv_dw_4"]
     assert learning["conv_pw_13"]
     assert learning["conv_pw_3"] == learning["conv1"] == (unfreeze == "all")
+
+
+def test_a_photograph_that_vanishes_while_learning_is_named(
+    tmp_path: Path, make_photos: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_photos(tmp_path / "plants", count=6)
+    learn = training.loop.train_all
+
+    def late(network: Any, photographs: Any, *arguments: Any, **options: Any) -> Any:
+        photographs.paths[3].unlink()
+        lost.append(photographs.paths[3])
+        return learn(network, photographs, *arguments, **options)
+
+    lost: list[Path] = []
+    monkeypatch.setattr(training.loop, "train_all", late)
+    with pytest.raises(ImageError, match="does not exist") as caught:
+        train(small(data, tmp_path / "run", max_steps=None, epochs=1))
+    assert str(lost[0]) in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["plants"]
 
 
 def test_training_learns(tmp_path: Path, make_photos: Callable[..., Path]) -> None:

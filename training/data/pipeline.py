@@ -6,7 +6,9 @@ afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import numpy as np
 
 from leafport import images
 from leafport.contract import ImageInput
+from leafport.errors import ImageError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -115,6 +118,22 @@ def augment(pixels: tf.Tensor, seed: tf.Tensor, strength: Augmentation) -> tf.Te
     varied = tf.clip_by_value((warped - mean) * contrast + mean + brightness, 0.0, 255.0)
     varied.set_shape(pixels.shape)
     return varied
+
+
+@contextlib.contextmanager
+def naming_photographs() -> Iterator[None]:
+    """Around whatever consumes batches: a photograph that cannot be read any more is an ImageError again.
+
+    TensorFlow wraps what its Python functions raise into an error of its own, with the message somewhere inside.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as problem:
+        if found := re.search(r"ImageError: (.+)", problem.message):
+            raise ImageError(found[1]) from problem
+        raise
 
 
 def read_ahead(paths: Sequence[Path], rule: ImageInput, batch_size: int = 32) -> Iterator[np.ndarray]:

@@ -155,12 +155,6 @@ def expected_calibration_error(bins: tuple[Bin, ...]) -> float | None:
     return sum(gaps) / total if total else None
 
 
-def confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """int64 [classes, classes]: how many photographs of each class (row) were called each class (column)."""
-    pairs = np.asarray(truth, np.int64) * classes + np.asarray(predicted, np.int64)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-
-
 def per_class(predicted: np.ndarray, truth: np.ndarray, classes: int) -> tuple[ClassFigures, ...]:
     """Precision, recall, F1 and support of each class, from int [N] predicted and right indices."""
     predicted, truth = np.asarray(predicted), np.asarray(truth)

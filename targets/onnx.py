@@ -143,7 +143,7 @@ def _converted(graph: ServingGraph, opset: int) -> Any:
     """The graph as an ONNX model, by the parts of tf2onnx that are needed.
 
     ``tf2onnx.convert.from_graph_def`` would first freeze and fold what is frozen and folded, and copy the whole graph
-    before each of its two dozen passes: for ResNet50 it held 7.6 GiB, these parts 3.5.
+    before each of its two dozen passes, which takes more than twice the memory.
     """
     import tensorflow as tf
     from tf2onnx import optimizer, tfonnx

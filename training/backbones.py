@@ -87,7 +87,7 @@ BACKBONES = {
 }
 
 
-def row(name: str) -> Backbone:
+def find(name: str) -> Backbone:
     """The backbone called ``name``. Raises ModelError if there is none."""
     if name not in BACKBONES:
         raise ModelError(f"There is no backbone {name!r}. There are: {', '.join(BACKBONES)}.")
@@ -122,11 +122,11 @@ def build(name: str, *, classes: int, image_size: int, weights: str, dropout: fl
         weights: ``imagenet``, ``none``, or the path of a file with the weights of this network without its top.
 
     Raises:
-        ModelError: the weights are missing, cannot be downloaded, or belong to another network.
+        ModelError: no such backbone, or weights that are missing, cannot be downloaded, or are another network's.
     """
     import keras
 
-    row = BACKBONES[name]
+    row = find(name)
     if image_size < MIN_IMAGE_SIZE:
         raise ModelError(f"Images of {image_size} pixels are too small for {name}: it takes {MIN_IMAGE_SIZE} or more.")
     backbone = row.network(image_size, name=name)
@@ -240,8 +240,7 @@ def _close_branches(backbone: keras.Model, branch_end: str | None) -> None:
     """Let every residual block begin as the identity (Goyal et al. 2017, section 5.1).
 
     A deep network then learns from the first step, as a shallow one does, and opens its branches as they become
-    useful. Without it, fifty layers of noise amplify every rounding: quantised files of a briefly trained ResNet50
-    agreed with it on 6 % of photographs.
+    useful. Fifty layers of noise, on the other hand, amplify every rounding of a quantised file.
     """
     if branch_end is None:
         return

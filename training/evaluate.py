@@ -55,20 +55,7 @@ def predict(
     classifier: Classifier, paths: Sequence[Path], *, progress: Callable[[int, int], None] | None = None
 ) -> np.ndarray:
     """Probabilities (float32 [N, classes]) of photographs' files. Raises ImageError."""
-    import tensorflow as tf
-
-    def infer(pixels: Any) -> Any:
-        return classifier.model(tf.cast(pixels, tf.float32), training=False)
-
-    traced = tf.function(infer, reduce_retracing=True)
-    found: list[np.ndarray] = []
-    done = 0
-    for batch in pipeline.read_ahead(paths, classifier.contract.image):
-        found.append(traced(batch).numpy())
-        done += len(batch)
-        if progress:
-            progress(done, len(paths))
-    return np.concatenate(found) if found else np.empty((0, len(classifier.contract.labels)), np.float32)
+    return pipeline.infer(classifier.model, paths, classifier.contract.image, progress=progress)
 
 
 def figures(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) -> dict[str, Any]:

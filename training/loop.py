@@ -22,7 +22,6 @@ from leafport.contract import ImageInput
 from leafport.errors import LeafportError
 from leafport.training.backbones import Network
 from leafport.training.data import pipeline
-from leafport.training.features import extract
 
 if TYPE_CHECKING:
     import keras
@@ -86,7 +85,7 @@ def train_head(
         progress("Computing features", done, total, f"{done} photographs")
 
     features = [
-        extract(network.features, side.paths, rule, batch_size=stage.batch_size, progress=report)
+        pipeline.infer(network.features, side.paths, rule, batch_size=stage.batch_size, progress=report)
         for side in (train, validation)
     ]
     return _fit(

@@ -125,7 +125,7 @@ def train(config: Config, *, progress: Progress | None = None) -> Path:
         OutputError: ``config.out`` cannot be written, or is something else already.
         LeafportError: training diverged.
     """
-    backbones.row(config.backbone)
+    backbones.find(config.backbone)
     if config.scratch and config.epochs == 0:
         raise ModelError("--epochs 0 trains the head only, which takes pretrained weights. Give --weights or more.")
     _check_out(config)
@@ -160,6 +160,7 @@ def _train(config: Config, out: Path, progress: Progress) -> None:
     contract = _contract(config, divided)
 
     import keras
+    from sklearn.metrics import confusion_matrix
 
     log.info("%s", {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "numpy", "pillow")})
     log.info("%s, Python %s", platform.platform(), platform.python_version())
@@ -187,10 +188,10 @@ def _train(config: Config, out: Path, progress: Progress) -> None:
         classifier, side.paths, progress=lambda done, total: progress("Testing", done, total, "")
     )
     value = evaluate.figures(probabilities, side.truth, classifier.contract)
-    matrix = metrics.confusion(probabilities.argmax(axis=1), side.truth, len(contract.labels))
+    matrix = confusion_matrix(side.truth, probabilities.argmax(axis=1), labels=range(len(contract.labels)))
     plots.draw_confusion(out / CONFUSION_PLOT, matrix, contract.labels)
     plots.draw_reliability(out / RELIABILITY_PLOT, metrics.reliability(probabilities, side.truth))
-    write_confusion(out / CONFUSION_FILE, matrix, contract.labels)
+    _write_confusion(out / CONFUSION_FILE, matrix, contract.labels)
     seen = len(divided.train) + len(divided.validation)
     value |= evaluate.provenance(divided.test, divided.skipped, seen)
     files.write_json(out / evaluate.EVALUATION_FILE, value)
@@ -279,7 +280,7 @@ def _balanced(truth: np.ndarray, classes: int) -> dict[int, float]:
     return {label: len(truth) / (classes * int(count)) for label, count in enumerate(counts)}
 
 
-def write_confusion(path: Path, matrix: np.ndarray, labels: Sequence[str]) -> None:
+def _write_confusion(path: Path, matrix: np.ndarray, labels: Sequence[str]) -> None:
     """Write int [classes, classes] as CSV: a row for each class that is right, a column for each that was answered."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)

@@ -99,7 +99,7 @@ def split(
     """
     from leafport.cli import terminal
     from leafport.errors import OutputError
-    from leafport.training.data import checks, duplicates, splits
+    from leafport.training.data import duplicates, splits
 
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists. Give another --out, or --overwrite to replace it.")
@@ -110,8 +110,7 @@ def split(
     alike = []
     if keep_alike:
         with terminal.counting("Comparing photographs") as progress:
-            paths = [folder / photo.path for photo in found.photos]
-            alike = checks.grouped(found, duplicates.perceptual_hashes(paths, progress=progress))
+            alike = duplicates.find(found, progress=progress)
     made = splits.split(found, seed=seed, validation=validation, test=test, alike=alike)
     made.save(out)
     terminal.list_skipped(made.skipped)
@@ -143,7 +142,7 @@ def check(folder: Path, splits_file: Path | None, backbone: str, weights: str | 
 
     features = _features(backbone, weights) if weights else None
     with terminal.counting("Reading photographs") as progress:
-        found = splits.scan(folder, progress=progress)
+        found = splits.scan(folder, progress=progress, disputed=True)
     divided = splits.Splits.load(splits_file) if splits_file else None
     with terminal.counting("Comparing photographs") as progress:
         report = checks.check(found, divided, features=features, progress=progress)
@@ -155,16 +154,23 @@ def check(folder: Path, splits_file: Path | None, backbone: str, weights: str | 
 
 
 def _features(backbone: str, weights: str) -> Callable[[Sequence[Path]], np.ndarray]:
+    """What turns photographs into a pretrained network's features: float32 [N, channels]."""
     from leafport.cli import terminal
     from leafport.cli.train import chatter
-    from leafport.training import features
+    from leafport.contract import ImageInput
+    from leafport.errors import ModelError
+    from leafport.training import backbones
+    from leafport.training.data import pipeline
 
+    if weights == backbones.NO_WEIGHTS:
+        raise ModelError("Labels can only be judged by a network that has learned something: give its --weights.")
+    size = backbones.find(backbone).image_size
     with chatter():
-        network = features.Extractor(backbone, weights)
+        model = backbones.build(backbone, classes=2, image_size=size, weights=weights).features
 
     def extract(paths: Sequence[Path]) -> Any:
         with terminal.counting("Computing features") as progress:
-            return network(paths, progress=progress)
+            return pipeline.infer(model, paths, ImageInput(height=size, width=size), progress=progress)
 
     return extract
 
@@ -175,17 +181,17 @@ def _show(report: Report, *, split: bool) -> None:
     terminal.list_skipped(report.skipped)
     say = terminal.out.print
     inside = [group for group in report.alike if len(group.classes) == 1]
-    say(f"{report.photographs:,} photographs can be used.")
-    _groups("show the same picture in one class", inside)
-    _groups("show the same picture in several classes: keep each in one", report.disputed)
+    say(f"{report.photographs:,} photographs were compared.")
+    _groups("Pictures that are there several times in one class", inside)
+    _groups("Pictures in several classes, to be kept in one only", report.disputed)
     if split:
-        _groups("lie on several sides of the split: what is measured on them is not to be trusted", report.leaks)
+        _groups("Pictures on several sides of the split, where they make figures look better", report.leaks)
     if report.suspicions is None:
         say("Labels were not judged: give --weights.", style="yellow")
         return
     say(
-        f"\n{len(report.suspicions)} labels are doubtful. (A classifier that had not seen the photograph was asked; "
-        f"it is right on {report.out_of_fold_accuracy:.1%}.)"
+        f"\nDoubtful labels: {len(report.suspicions)}  (says a classifier that had not seen the photographs, and is "
+        f"right on {report.out_of_fold_accuracy:.1%} of them)"
     )
     rows = terminal.table("photograph", "its label>", "rather", ">")
     for doubt in report.suspicions[:SHOWN]:
@@ -198,7 +204,7 @@ def _show(report: Report, *, split: bool) -> None:
 def _groups(what: str, groups: Sequence[Alike]) -> None:
     from leafport.cli import terminal
 
-    terminal.out.print(f"\n{len(groups)} groups of photographs {what}.", markup=False)
+    terminal.out.print(f"\n{what}: {len(groups)}", markup=False)
     for group in groups[:SHOWN]:
         sides = f"  ({', '.join(group.sides)})" if len(group.sides) > 1 else ""
         kind = "the same bytes" if group.exact else "alike"

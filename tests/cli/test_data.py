@@ -59,8 +59,8 @@ def test_split_and_check(drawn: Path, tmp_path: Path) -> None:
 
     done = leafport("check", folder, "--splits", out, "--json", tmp_path / "check.json")
     assert done.returncode == 0, done.stdout
-    assert "8 groups of photographs show the same picture in one class" in done.stdout
-    assert "0 groups of photographs lie on several sides" in done.stdout
+    assert "Pictures that are there several times in one class: 8" in done.stdout
+    assert "where they make figures look better: 0" in done.stdout
     assert "Labels were not judged" in done.stdout
 
     careless = ("--by-content", "--validation", "0.25", "--test", "0.25", "--overwrite")
@@ -69,7 +69,22 @@ def test_split_and_check(drawn: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "(train, " in done.stdout or ", train)" in done.stdout
     assert len(json.loads((tmp_path / "check.json").read_text())["alike"]) == 8
-    assert len(Image.open(folder / one / "000.jpg").getbands()) == 3
+
+
+def test_the_same_photograph_in_two_classes_fails_the_check(drawn: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(drawn, tmp_path / "photos")
+    one, other = sorted(path.name for path in folder.iterdir())[:2]
+    shutil.copy(folder / one / "000.jpg", folder / other / "copy.jpg")
+    done = leafport("check", folder)
+    assert done.returncode == 1
+    assert "Pictures in several classes, to be kept in one only: 1" in done.stdout
+    assert f"the same bytes: {one}/000.jpg, {other}/copy.jpg" in done.stdout
+
+
+def test_labels_are_not_judged_by_a_network_that_has_learned_nothing(drawn: Path) -> None:
+    done = leafport("check", drawn, "--weights", "none")
+    assert done.returncode == 2
+    assert "--weights" in done.stderr
 
 
 @pytest.mark.plants

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, top_k_accuracy_score
+from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
 
 from leafport.metrics import (
     binary_figures,
     clopper_pearson,
     clopper_pearson_lower,
-    confusion,
     expected_calibration_error,
     per_class,
     reliability,
@@ -133,9 +132,3 @@ def test_calibration_worked_out_by_hand() -> None:
     error = expected_calibration_error(reliability(probabilities, np.array([0, 1, 1, 1])))
     assert error == pytest.approx((2 * 0.5 + 2 * 0.4) / 4)
     assert expected_calibration_error(reliability(np.empty((0, 2)), np.empty(0, int))) is None
-
-
-def test_confusion_is_scikit_learns(answers: tuple[np.ndarray, np.ndarray]) -> None:
-    probabilities, truth = answers
-    predicted = probabilities.argmax(axis=1)
-    assert np.array_equal(confusion(predicted, truth, 9), confusion_matrix(truth, predicted, labels=range(9)))

@@ -68,8 +68,8 @@ class Report:
         return {**asdict(self), "root": str(self.root)}
 
 
-def find_alike(folder: PhotoFolder, hashes: np.ndarray, splits: Splits | None = None) -> tuple[Alike, ...]:
-    """The groups of photographs that show the same picture, by their perceptual hashes (uint64 [N])."""
+def describe(groups: Sequence[Sequence[Photo]], splits: Splits | None = None) -> tuple[Alike, ...]:
+    """What is to be said of groups of photographs that show the same picture (``duplicates.find``)."""
     side_of = {photo.sha256: side for side, photos in splits.sides.items() for photo in photos} if splits else {}
     found = [
         Alike(
@@ -78,14 +78,9 @@ def find_alike(folder: PhotoFolder, hashes: np.ndarray, splits: Splits | None = 
             classes=tuple(sorted({photo.folder for photo in group})),
             sides=tuple(sorted({side_of[photo.sha256] for photo in group if photo.sha256 in side_of})),
         )
-        for group in grouped(folder, hashes)
+        for group in groups
     ]
     return tuple(sorted(found, key=lambda group: (not group.exact, group.paths)))
-
-
-def grouped(folder: PhotoFolder, hashes: np.ndarray) -> list[list[Photo]]:
-    """The same groups as photographs, for ``splits.split``."""
-    return [[folder.photos[index] for index in group] for group in duplicates.groups(hashes)]
 
 
 def suspect(
@@ -152,16 +147,16 @@ def check(
     """Look for all of it.
 
     Args:
+        folder: what ``scan`` found, with ``disputed=True`` if copies in several classes are to be found.
         splits: a split of these photographs, to be searched for pictures on two of its sides.
         features: turns photographs into features (float [N, channels]), to judge labels by; without it none are judged.
 
     Raises:
         ImageError: a photograph has changed or gone since it was scanned.
     """
-    paths = [folder.root / photo.path for photo in folder.photos]
-    hashes = duplicates.perceptual_hashes(paths, progress=progress)
+    groups = duplicates.find(folder, progress=progress)
     suspicions, accuracy = None, None
     if features is not None:
-        suspicions, accuracy = suspect(folder.photos, features(paths), grouped(folder, hashes))
-    alike = find_alike(folder, hashes, splits)
-    return Report(folder.root, len(folder.photos), folder.skipped, alike, suspicions, accuracy)
+        paths = [folder.root / photo.path for photo in folder.photos]
+        suspicions, accuracy = suspect(folder.photos, features(paths), groups)
+    return Report(folder.root, len(folder.photos), folder.skipped, describe(groups, splits), suspicions, accuracy)

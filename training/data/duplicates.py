@@ -16,9 +16,20 @@ from pathlib import Path
 import numpy as np
 
 from leafport import images
+from leafport.training.data.splits import Photo, PhotoFolder
 
 MAX_DISTANCE = 8
 _ROWS = 256
+
+
+def find(folder: PhotoFolder, *, progress: Callable[[int, int], None] | None = None) -> list[list[Photo]]:
+    """The groups of two or more photographs of a folder that show the same picture.
+
+    Raises:
+        ImageError: a photograph has changed or gone since it was scanned.
+    """
+    hashes = perceptual_hashes([folder.root / photo.path for photo in folder.photos], progress=progress)
+    return [[folder.photos[index] for index in group] for group in groups(hashes)]
 
 
 def perceptual_hashes(paths: Sequence[Path], *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from leafport.contract import ImageInput
 from leafport.errors import ImageError
 
 if TYPE_CHECKING:
+    import keras
     import tensorflow as tf
 
 CACHE_BYTES = 2**30
@@ -149,6 +150,35 @@ def read_ahead(paths: Sequence[Path], rule: ImageInput, batch_size: int = 32) ->
             following = chunks[index + 1] if index + 1 < len(chunks) else ()
             current, ahead = ahead, [pool.submit(images.read, path, rule) for path in following]
             yield np.stack([future.result() for future in current])
+
+
+def infer(
+    model: keras.Model,
+    paths: Sequence[Path],
+    rule: ImageInput,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """What ``model`` (float32 [N, H, W, 3], RGB 0..255, to float32 [N, outputs]) says of photographs, in order.
+
+    Raises:
+        ImageError: at the first photograph that cannot be used.
+    """
+    import tensorflow as tf
+
+    def call(pixels: Any) -> Any:
+        return model(tf.cast(pixels, tf.float32), training=False)
+
+    traced = tf.function(call, reduce_retracing=True)
+    found = [np.empty((0, model.output_shape[-1]), np.float32)]
+    done = 0
+    for batch in read_ahead(paths, rule, batch_size):
+        found.append(traced(batch).numpy())
+        done += len(batch)
+        if progress:
+            progress(done, len(paths))
+    return np.concatenate(found)
 
 
 def _read(paths: Sequence[Path], truth: Sequence[int] | np.ndarray, rule: ImageInput) -> tf.data.Dataset:

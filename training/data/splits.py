@@ -124,7 +124,13 @@ class Splits:
         return cls(Path(read.root), read.seed, read.label_of, sides[0], sides[1], sides[2], skipped)
 
 
-def scan(root: Path, *, progress: Callable[[int, int], None] | None = None, learn: bool = True) -> PhotoFolder:
+def scan(
+    root: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    learn: bool = True,
+    disputed: bool = False,
+) -> PhotoFolder:
     """Find, open and hash every photograph of the class folders directly under ``root``.
 
     Files whose suffix is an image's but which cannot be used are skipped and listed: damaged or mislabelled ones,
@@ -135,6 +141,7 @@ def scan(root: Path, *, progress: Callable[[int, int], None] | None = None, lear
         root: the folder of class folders.
         progress: called with (photographs opened, photographs in all) as they are opened.
         learn: whether these are photographs to learn from, so that there must be two classes and none empty.
+        disputed: keep photographs whose bytes lie in several classes, for whoever looks for such.
 
     Raises:
         DataError: no such folder, no photographs, a single class, or a class without photographs.
@@ -162,7 +169,7 @@ def scan(root: Path, *, progress: Callable[[int, int], None] | None = None, lear
                 skipped.append(result)
             if progress:
                 progress(done, len(candidates))
-    kept, contradictions = _without_contradictions(root, photos)
+    kept, contradictions = (tuple(photos), []) if disputed else _without_contradictions(root, photos)
     skipped = sorted([*skipped, *contradictions], key=lambda entry: entry.path)
     if learn:
         _check_usable(found, kept, skipped)

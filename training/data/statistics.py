@@ -52,9 +52,10 @@ class Statistics:
     def warnings(self) -> list[str]:
         """What a training on these photographs will suffer from, in sentences."""
         found = []
-        for what, counts in (("classes", self.classes), ("labels", self.labels)):
+        kinds = {"classes": self.classes} | ({"labels": self.labels} if self.labels != self.classes else {})
+        for what, counts in kinds.items():
             (most, largest), *_, (least, smallest) = counts.items()
-            if largest >= IMBALANCED * smallest and (what == "classes" or counts != self.classes):
+            if largest >= IMBALANCED * smallest:
                 found.append(
                     f"The {what} are imbalanced: {most} has {largest} photographs, {least} {smallest}. "
                     "A classifier will favour the large ones; --balance weighs them evenly."

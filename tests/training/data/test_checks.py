@@ -8,7 +8,7 @@ import pytest
 from leafport import images
 from leafport.demo import plants
 from leafport.training.data import checks, duplicates, splits
-from leafport.training.data.splits import Photo, PhotoFolder
+from leafport.training.data.splits import Photo
 
 
 @pytest.fixture
@@ -17,16 +17,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def hashes(found: PhotoFolder) -> np.ndarray:
-    return duplicates.perceptual_hashes([found.root / photo.path for photo in found.photos])
-
-
 def test_pictures_that_are_there_twice(folder: Path) -> None:
     one, other = sorted(path.name for path in folder.iterdir())[:2]
     (folder / one / "copy.jpg").write_bytes((folder / one / "000.jpg").read_bytes())
     images.open_rgb(folder / one / "001.jpg").save(folder / other / "again.jpg", quality=60)
     found = splits.scan(folder)
-    divided = splits.split(found, alike=checks.grouped(found, hashes(found)))
+    divided = splits.split(found, alike=duplicates.find(found))
     exact, near = checks.check(found, divided).alike
     assert exact.exact
     assert exact.paths == (f"{one}/000.jpg", f"{one}/copy.jpg")
@@ -45,7 +41,7 @@ def test_a_split_that_leaks_is_found(folder: Path) -> None:
     report = checks.check(found, careless)
     assert report.leaks
     assert report.to_json()["alike"][0]["sides"]
-    careful = splits.split(found, validation=0.3, test=0.3, alike=checks.grouped(found, hashes(found)))
+    careful = splits.split(found, validation=0.3, test=0.3, alike=duplicates.find(found))
     assert checks.check(found, careful).leaks == []
 
 

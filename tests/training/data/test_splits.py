@@ -225,14 +225,10 @@ def test_damaged_splits_are_refused(tmp_path: Path, photos: Path) -> None:
 @settings(max_examples=40, deadline=None)
 @given(counts, st.integers(0, 5), st.data())
 def test_photographs_that_look_alike_share_a_side(counts: dict[str, int], seed: int, data: st.DataObject) -> None:
-    folder = folder_of({name: count + 3 for name, count in counts.items()})
+    folder = folder_of({name: count + 5 for name, count in counts.items()})  # All five may be taken from one class.
     indices = data.draw(st.permutations(range(len(folder.photos))))
     groups = [[folder.photos[i] for i in indices[:2]], [folder.photos[i] for i in indices[2:5]]]
-    try:
-        divided = split(folder, seed=seed, validation=0.3, test=0.3, alike=groups)
-    except DataError as problem:
-        assert "different usable photographs" in str(problem)
-        return
+    divided = split(folder, seed=seed, validation=0.3, test=0.3, alike=groups)
     assert sorted(p.path for side in divided.sides.values() for p in side) == sorted(p.path for p in folder.photos)
     for group in groups:
         on = {side for side, photos in divided.sides.items() for photo in group if photo in photos}

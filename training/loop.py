@@ -22,6 +22,7 @@ from leafport.contract import ImageInput
 from leafport.errors import LeafportError
 from leafport.training.backbones import Network
 from leafport.training.data import pipeline
+from leafport.training.data.augment import Augmentation
 
 if TYPE_CHECKING:
     import keras
@@ -108,7 +109,7 @@ def train_all(
     stage: Stage,
     *,
     seed: int,
-    augmentation: pipeline.Augmentation | None,
+    augmentation: Augmentation | None,
     start: float | None,
     class_weight: dict[int, float] | None,
     progress: Progress,

@@ -23,7 +23,7 @@ from leafport.contract import Contract, Fit, ImageInput
 from leafport.errors import ModelError, OutputError
 from leafport.training import backbones, evaluate, loop, plots, safety, task
 from leafport.training.backbones import BACKBONES, Network, Recipe
-from leafport.training.data import pipeline, splits
+from leafport.training.data import augment, splits
 from leafport.training.data.splits import Photo, Splits
 from leafport.training.loop import Epoch, Photographs, Progress, Stage
 
@@ -202,7 +202,7 @@ def _run_stages(config: Config, network: Network, divided: Splits, rule: ImageIn
     train, validation = _side(divided, divided.train), _side(divided, divided.validation)
     balance = config.task == "binary" if config.balance is None else config.balance
     class_weight = _balanced(train.truth, len(divided.labels)) if balance else None
-    augmentation = pipeline.Augmentation() if config.augment else None
+    augmentation = augment.Augmentation() if config.augment else None
     smoothing = config.label_smoothing
     history: list[Epoch] = []
     if not config.scratch:

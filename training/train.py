@@ -21,10 +21,11 @@ from leafport import __version__, files, metrics
 from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier
 from leafport.contract import Contract, Fit, ImageInput
 from leafport.errors import ModelError, OutputError
-from leafport.training import backbones, evaluate, loop, plots, safety, task
+from leafport.training import backbones, loop, safety, task
 from leafport.training.backbones import BACKBONES, Network, Recipe
 from leafport.training.data import augment, splits
 from leafport.training.data.splits import Photo, Splits
+from leafport.training.evaluation import evaluate, plots
 from leafport.training.loop import Epoch, Photographs, Progress, Stage
 
 HEAD, FINE_TUNING, FROM_SCRATCH = "Training the head", "Fine-tuning", "Training from scratch"

@@ -22,7 +22,7 @@ def command(run: Path, data: Path, json_file: Path | None) -> None:
     from leafport.cli import terminal
     from leafport.cli.train import chatter, show, stages
     from leafport.training.data.splits import Skipped
-    from leafport.training.evaluate import evaluate_folder
+    from leafport.training.evaluation.evaluate import evaluate_folder
 
     with chatter(), stages() as progress:
         value = evaluate_folder(run, data, progress=progress)

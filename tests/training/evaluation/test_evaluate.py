@@ -12,7 +12,7 @@ from leafport.classifier import Classifier
 from leafport.contract import Contract, ImageInput, Safety
 from leafport.errors import DataError, ModelError
 from leafport.training.data.splits import Splits
-from leafport.training.evaluate import evaluate, evaluate_folder, figures
+from leafport.training.evaluation.evaluate import evaluate, evaluate_folder, figures
 
 SAFETY = Safety(
     positive_labels=("c", "f"),

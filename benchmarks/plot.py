@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leafport.benchmarks.figures import digits, percent
 from leafport.benchmarks.report import Artifact, Report
 from leafport.benchmarks.verdict import near
+from leafport.wording import digits, percent
 
 SLOTS = ("tflite", "coreml", "onnx", "tftrt", "savedmodel", "keras")
 SHAPES = (

@@ -6,9 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
-from leafport.benchmarks.figures import count, digits, level, listed, milliseconds, percent, size
-from leafport.benchmarks.figures import sentence as sentence_of
 from leafport.benchmarks.report import KERAS, Artifact, Report
+from leafport.wording import count, digits, level, listed, milliseconds, percent, size
+from leafport.wording import sentence as sentence_of
 
 NEAR = 0.01
 SAME = 0.99

@@ -1,18 +1,13 @@
-"""Views of reports: report.json, report.md and one self-contained report.html, which asks nothing of any network.
-
-Names, labels, paths and reasons come from files and folders anybody may have named: the page escapes them all, and
-forbids scripts and foreign content besides.
-"""
+"""Views of reports: report.json, report.md and one self-contained report.html, which asks nothing of any network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leafport import files
-from leafport.benchmarks import figures, plot, verdict
+from leafport import files, pages, wording
+from leafport.benchmarks import plot, verdict
 from leafport.benchmarks import report as schema
 from leafport.benchmarks.report import JSON_FILE, Report
 
@@ -52,7 +47,6 @@ def _context(reports: Sequence[Report]) -> dict[str, Any]:
         "titles": _titles(reports),
         "verdict": verdict,
         "plot": plot,
-        "figures": figures,
         "best": best,
         "safe_promise": safe_promise,
     }
@@ -85,19 +79,19 @@ def safe_promise(report: Report) -> list[str]:
     """What the contract promises of alarms, in sentences."""
     safety = report.contract.safety
     assert safety is not None
-    confidence = figures.level(safety.confidence)
+    confidence = wording.level(safety.confidence)
     said = [
         f"A photograph is called dangerous when the dangerous labels' probabilities add up to {safety.threshold:g} "
         "or more.",
         f"That threshold was chosen on {safety.positives:,} dangerous and {safety.negatives:,} harmless photographs of "
-        f"the {safety.chosen_on} split. There it found {figures.percent(safety.recall)} of the dangerous ones and "
-        f"called {figures.percent(safety.false_alarm_rate)} of the harmless ones dangerous.",
+        f"the {safety.chosen_on} split. There it found {wording.percent(safety.recall)} of the dangerous ones and "
+        f"called {wording.percent(safety.false_alarm_rate)} of the harmless ones dangerous.",
     ]
     promise = (
-        f"With {confidence} confidence it finds at least {figures.percent(safety.recall_lower_bound)} of dangerous "
+        f"With {confidence} confidence it finds at least {wording.percent(safety.recall_lower_bound)} of dangerous "
         "photographs like those"
     )
-    required = figures.level(safety.required_recall)
+    required = wording.level(safety.required_recall)
     if safety.attained:
         said.append(f"{promise}; {required} were required.")
     else:
@@ -117,30 +111,7 @@ def _least(values: dict[str, Any]) -> set[str]:
     return least if len(least) <= MOST_WINNERS < len(known) else set()
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("leafport.benchmarks"),
-        autoescape=lambda name: name is None or not name.endswith(".md.j2"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        size=figures.size,
-        ms=figures.milliseconds,
-        pct=figures.percent,
-        level=figures.level,
-        diff=figures.difference,
-        count=figures.count,
-        listed=figures.listed,
-        md=figures.markdown,
-    )
-    environment.globals["shape"] = lambda slot: plot.SHAPES[slot]
-    return environment
-
-
 def _template(name: str) -> jinja2.Template:
-    return _environment().get_template(name)
+    environment = pages.environment("leafport.benchmarks")
+    environment.globals["shape"] = lambda slot: plot.SHAPES[slot]
+    return environment.get_template(name)

@@ -115,7 +115,7 @@ def show(report: Report, out: Path) -> None:
 
 
 def _cells(row: Artifact, safe: bool) -> list[str]:
-    from leafport.benchmarks.figures import NONE, milliseconds, percent, size
+    from leafport.wording import NONE, milliseconds, percent, size
 
     timing, right, same = row.latency_ms, row.accuracy, row.agreement
     cells = [

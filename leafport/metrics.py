@@ -37,12 +37,20 @@ class BinaryFigures:
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """How one class fares: ``support`` is the number of its photographs."""
+    """How one class fares.
+
+    Attributes:
+        support: the number of its photographs.
+        answered: how many photographs were called it.
+        hits: how many of these rightly.
+    """
 
     precision: float | None
     recall: float | None
     f1: float | None
     support: int
+    answered: int
+    hits: int
 
 
 def top_k(probabilities: np.ndarray, truth: np.ndarray, k: int) -> float:
@@ -119,6 +127,19 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return clopper_pearson_lower(successes, n, one_sided), 1 - clopper_pearson_lower(n - successes, n, one_sided)
 
 
+def f1_interval(hits: int, answered: int, support: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The two-sided interval of an F1, which is no share of anything itself.
+
+    It grows with one: of the photographs that are the class or were called it, the share J that are both
+    (F1 = 2 J / (1 + J)), so the Clopper-Pearson bounds of J give those of F1. (0, 1) where there are no photographs.
+
+    Raises:
+        ValueError: there are more hits than answers or than photographs of the class.
+    """
+    low, high = clopper_pearson(hits, answered + support - hits, confidence)
+    return 2 * low / (1 + low), 2 * high / (1 + high)
+
+
 @dataclass(frozen=True)
 class Bin:
     """Photographs whose top probability lies in (low, high]: how many, that probability on average, how many right."""
@@ -167,6 +188,8 @@ def per_class(predicted: np.ndarray, truth: np.ndarray, classes: int) -> tuple[C
             recall=_share(int(hits[i]), int(support[i])),
             f1=_share(2 * int(hits[i]), int(answered[i] + support[i])),
             support=int(support[i]),
+            answered=int(answered[i]),
+            hits=int(hits[i]),
         )
         for i in range(classes)
     )

@@ -25,7 +25,8 @@ from leafport.training import backbones, loop, safety, task
 from leafport.training.backbones import BACKBONES, Network, Recipe
 from leafport.training.data import augment, splits
 from leafport.training.data.splits import Photo, Splits
-from leafport.training.evaluation import evaluate, plots
+from leafport.training.evaluation import evaluate, plots, selection
+from leafport.training.evaluation.figures import figures
 from leafport.training.loop import Epoch, Photographs, Progress, Stage
 
 HEAD, FINE_TUNING, FROM_SCRATCH = "Training the head", "Fine-tuning", "Training from scratch"
@@ -157,7 +158,7 @@ def _train(config: Config, out: Path, progress: Progress) -> None:
         divided = splits.split(
             folder, seed=config.seed, validation=config.validation, test=config.test, label_of=question.label_of
         )
-    divided.save(out / evaluate.SPLITS_FILE)
+    divided.save(out / selection.SPLITS_FILE)
     contract = _contract(config, divided)
 
     import keras
@@ -188,13 +189,12 @@ def _train(config: Config, out: Path, progress: Progress) -> None:
     probabilities = evaluate.predict(
         classifier, side.paths, progress=lambda done, total: progress("Testing", done, total, "")
     )
-    value = evaluate.figures(probabilities, side.truth, classifier.contract)
+    value = figures(probabilities, side.truth, classifier.contract)
     matrix = confusion_matrix(side.truth, probabilities.argmax(axis=1), labels=range(len(contract.labels)))
     plots.draw_confusion(out / CONFUSION_PLOT, matrix, contract.labels)
     plots.draw_reliability(out / RELIABILITY_PLOT, metrics.reliability(probabilities, side.truth))
     _write_confusion(out / CONFUSION_FILE, matrix, contract.labels)
-    seen = len(divided.train) + len(divided.validation)
-    value |= evaluate.provenance(divided.test, divided.skipped, seen)
+    value |= selection.test_split(divided).provenance()
     files.write_json(out / evaluate.EVALUATION_FILE, value)
     log.info("test: top-1 %.4f, top-5 %s, binary %s", value["top1"], value["top5"], value.get("binary"))
 

@@ -96,7 +96,8 @@ def command(data: Path, out: Path, **options: Any) -> None:
     from leafport import files
     from leafport.cli import terminal
     from leafport.training.data.splits import Splits
-    from leafport.training.evaluation.evaluate import EVALUATION_FILE, SPLITS_FILE
+    from leafport.training.evaluation.evaluate import EVALUATION_FILE
+    from leafport.training.evaluation.selection import SPLITS_FILE
     from leafport.training.train import LOG_FILE, Config, train
 
     config = Config(data, out, **{name: value for name, value in options.items() if value is not None})

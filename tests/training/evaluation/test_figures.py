@@ -1,0 +1,232 @@
+"""Every figure of evaluation.json, held against scikit-learn, scipy or a count by hand."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
+
+from leafport.contract import Contract, ImageInput, Safety
+from leafport.training.evaluation.figures import beside, confusion, confusions, figures
+
+THRESHOLD = 0.4
+
+
+def contract(classes: int, positive: tuple[int, ...] = ()) -> Contract:
+    labels = tuple(f"class {index}" for index in range(classes))
+    safety = (
+        Safety(
+            positive_labels=tuple(labels[index] for index in positive),
+            threshold=THRESHOLD,
+            required_recall=0.95,
+            attained=True,
+            recall=1,
+            recall_lower_bound=0.95,
+            false_alarm_rate=0,
+            positives=9,
+            negatives=9,
+        )
+        if positive
+        else None
+    )
+    return Contract(name="x", task="class", labels=labels, image=ImageInput(height=8, width=8), safety=safety)
+
+
+def answers(classes: int, n: int, seed: int, coarse: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and right labels: ``coarse`` ones are tied often, and some classes have no photographs."""
+    random = np.random.default_rng(seed)
+    present = random.permutation(classes)[: int(random.integers(2, classes + 1))]
+    truth = present[random.integers(0, len(present), n)]
+    weights = random.integers(0, 4, (n, classes)) + 0.01 if coarse else random.dirichlet(np.full(classes, 0.4), n)
+    weights[np.arange(n), truth] += random.uniform(0, 1) if not coarse else random.integers(0, 3)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32), truth
+
+
+drawn = st.builds(answers, st.integers(3, 9), st.integers(1, 90), st.integers(0, 10**6), st.booleans())
+
+
+def interval(part: int, whole: int) -> Any:
+    exact = stats.binomtest(part, whole).proportion_ci(0.95, method="exact")
+    return pytest.approx([exact.low, exact.high], abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(drawn)
+def test_accuracies_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, truth = data
+    n, classes = probabilities.shape
+    found = figures(probabilities, truth, contract(classes))
+    # scikit-learn ranks the later of equals first, leafport the earlier, as argmax does: so mirror the classes.
+    mirrored, right = probabilities[:, ::-1], classes - 1 - truth
+    for k in (1, 3, 5):
+        if k >= classes:
+            assert found[f"top{k}"] is found["intervals"][f"top{k}"] is None
+            continue
+        expected = reference.top_k_accuracy_score(right, mirrored, k=k, labels=range(classes), normalize=False)
+        assert found[f"top{k}"] == pytest.approx(expected / n)
+        assert found["intervals"][f"top{k}"] == interval(int(expected), n)
+    exact = probabilities.astype(np.float64)
+    assert found["log_loss"] == pytest.approx(
+        reference.log_loss(truth, exact / exact.sum(axis=1, keepdims=True), labels=range(classes)), rel=1e-5
+    )
+    assert found["brier_score"] == pytest.approx(
+        classes * reference.mean_squared_error(np.eye(classes)[truth], exact), rel=1e-6
+    )
+    assert found["n"] == n
+    json.dumps(found, allow_nan=False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(drawn)
+def test_figures_of_each_class_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, truth = data
+    classes, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
+    found = figures(probabilities, truth, contract(classes))
+    each = reference.precision_recall_fscore_support(truth, predicted, labels=range(classes), zero_division=np.nan)
+    known: dict[str, list[float]] = {"precision": [], "recall": [], "f1": []}
+    for index, one in enumerate(found["per_class"].values()):
+        hits, called = int(((predicted == index) & (truth == index)).sum()), int((predicted == index).sum())
+        support = int((truth == index).sum())
+        assert one["n"] == support == each[3][index]
+        for name, row, part, whole in (("precision", 0, hits, called), ("recall", 1, hits, support)):
+            if not whole:
+                assert one[name] is one["intervals"][name] is None
+                continue
+            assert one[name] == pytest.approx(each[row][index])
+            assert one["intervals"][name] == interval(part, whole)
+        either = called + support - hits  # F1 = 2 J / (1 + J) of the Jaccard index J = hits / either.
+        if not either:
+            assert one["f1"] is one["intervals"]["f1"] is None
+        else:
+            share = stats.binomtest(hits, either).proportion_ci(0.95, method="exact")
+            bounds = [2 * bound / (1 + bound) for bound in share]
+            assert one["f1"] == pytest.approx(each[2][index])
+            assert one["intervals"]["f1"] == pytest.approx(bounds)
+            assert bounds[0] <= one["f1"] <= bounds[1]
+        for name in known:
+            known[name] += [] if one[name] is None else [one[name]]
+    for name, values in known.items():
+        assert found["macro"][name] == pytest.approx(np.mean(values))
+
+
+@settings(max_examples=40, deadline=None)
+@given(drawn)
+def test_confusions_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, truth = data
+    classes = probabilities.shape[1]
+    labels = contract(classes).labels
+    expected = reference.confusion_matrix(truth, probabilities.argmax(axis=1), labels=range(classes))
+    assert (confusion(probabilities, truth) == expected).all()
+    found = confusions(expected, labels, most=1000)
+    assert {(one["is"], one["called"]): one["n"] for one in found} == {
+        (labels[row], labels[column]): expected[row, column]
+        for row, column in np.ndindex(expected.shape)
+        if row != column and expected[row, column]
+    }
+    assert [one["n"] for one in found] == sorted((one["n"] for one in found), reverse=True)
+    for one in found:
+        assert one["of"] == (truth == labels.index(one["is"])).sum()
+        assert one["share"] == pytest.approx(one["n"] / one["of"])
+        assert one["interval"] == interval(one["n"], one["of"])
+    assert confusions(expected, labels, most=1) == found[:1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(drawn)
+def test_the_reliability_diagram_is_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, truth = data
+    found = figures(probabilities, truth, contract(probabilities.shape[1]))
+    sure, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == truth
+    filled = [one for one in found["reliability"] if one["n"]]
+    accuracy, confidence = calibration_curve(right, np.minimum(sure, 1), n_bins=15)
+    assert [one["accuracy"] for one in filled] == pytest.approx(accuracy)
+    assert [one["confidence"] for one in filled] == pytest.approx(confidence)
+    for one in filled:
+        inside = (sure > one["low"]) & (sure <= one["high"])
+        assert one["n"] == inside.sum()
+        assert one["interval"] == interval(int(right[inside].sum()), one["n"])
+    counts = np.array([one["n"] for one in filled])
+    gap = np.average(np.abs(accuracy - confidence), weights=counts)
+    assert found["expected_calibration_error"] == pytest.approx(gap)
+    assert all(one["accuracy"] is one["interval"] is None for one in found["reliability"] if not one["n"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn)
+def test_figures_of_danger_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, truth = data
+    found = figures(probabilities, truth, contract(probabilities.shape[1], (0, 2)))["binary"]
+    positive, score = np.isin(truth, [0, 2]), probabilities[:, [0, 2]].sum(axis=1)
+    called = score.astype(np.float64) >= THRESHOLD
+    precision, recall, f1, _ = reference.precision_recall_fscore_support(
+        positive, called, average="binary", zero_division=np.nan
+    )
+    negatives = int((~positive).sum())
+    (_, alarms), (missed, hits) = reference.confusion_matrix(positive, called, labels=[False, True])
+    assert (found["n"], found["positives"], found["negatives"]) == (len(truth), positive.sum(), negatives)
+    assert (found["missed"], found["false_alarms"]) == (missed, alarms)
+    for name, expected, part, whole in (
+        ("precision", precision, hits, hits + alarms),
+        ("recall", recall, hits, hits + missed),
+        ("false_alarm_rate", alarms / negatives if negatives else None, alarms, negatives),
+    ):
+        if not whole:
+            assert found[name] is found["intervals"][name] is None
+        else:
+            assert found[name] == pytest.approx(expected)
+            assert found["intervals"][name] == interval(int(part), int(whole))
+    if hits + missed:
+        bound = stats.binomtest(int(hits), int(hits + missed), alternative="greater").proportion_ci(0.95, "exact")
+        assert found["recall_lower_bound"] == pytest.approx(bound.low, abs=1e-12)
+    if hits + alarms + missed:
+        assert found["f1"] == pytest.approx(f1)
+        assert found["intervals"]["f1"][0] <= found["f1"] <= found["intervals"]["f1"][1]
+    if not positive.any() or positive.all():
+        assert found["roc_auc"] is found["average_precision"] is None
+        return
+    # The area is the probability that a dangerous photograph scores above a harmless one (Mann and Whitney's U).
+    u = stats.mannwhitneyu(score[positive], score[~positive]).statistic
+    assert found["roc_auc"] == pytest.approx(u / (positive.sum() * negatives))
+    at, recalls, _ = reference.precision_recall_curve(positive, score)
+    assert found["average_precision"] == pytest.approx(-np.sum(np.diff(recalls) * at[:-1]))
+
+
+def test_figures_that_would_say_nothing_are_none() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = figures(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 0]), contract(2))
+    assert found["top1"] == 1.0
+    assert found["top3"] is found["top5"] is None
+    assert {**found["per_class"]["class 1"], "intervals": None} == {
+        "n": 0,
+        "precision": None,
+        "recall": None,
+        "f1": None,
+        "intervals": None,
+    }
+    assert found["macro"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    assert found["confusions"] == []
+    assert "binary" not in found
+
+
+def test_a_second_way_of_asking_is_held_against_the_first() -> None:
+    plain, truth = answers(5, 80, 1, coarse=False)
+    varied, _ = answers(5, 80, 2, coarse=False)
+    found = beside(varied, plain, truth, contract(5, (1,)))
+    now, before = varied.argmax(axis=1) == truth, plain.argmax(axis=1) == truth
+    table = reference.confusion_matrix(before, now)
+    assert (found["gained"], found["lost"]) == (table[0, 1], table[1, 0])
+    assert found["top1"] - before.mean() == pytest.approx((found["gained"] - found["lost"]) / 80)
+    tail = stats.binom.cdf(min(table[0, 1], table[1, 0]), table[0, 1] + table[1, 0], 0.5)
+    assert found["p_value"] == pytest.approx(min(1.0, 2 * tail))
+    expected = figures(varied, truth, contract(5, (1,)))
+    assert all(found[name] == expected[name] for name in ("top1", "top3", "intervals", "log_loss", "binary"))
+    assert beside(plain, plain, truth, contract(5))["p_value"] == 1.0

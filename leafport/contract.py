@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from leafport import files
 from leafport.errors import ModelError
@@ -19,6 +27,8 @@ Fit = Literal["squash", "crop"]
 Kernel = Literal["nearest", "bilinear", "bicubic", "area"]
 Task = Literal["class", "binary"]
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+_ADDED_LATER = ("not_sure_coverage", "not_sure_share_of_positives", "not_sure_share_of_negatives")
 
 
 class _Frozen(BaseModel):
@@ -56,9 +66,15 @@ class Safety(_Frozen):
 
     A photograph's score is the sum of its positive labels' probabilities; at ``threshold`` or above it is positive.
     The threshold was chosen on ``positives`` dangerous and ``negatives`` harmless photographs of the validation
-    split: the largest at which the lower ``confidence`` bound (one-sided Clopper-Pearson) of the recall reaches
-    ``required_recall``; where no threshold reaches it, ``attained`` is false and the threshold is the largest that
-    misses none of them. Inside ``not_sure`` (low, high) an app should say that it does not know.
+    split: the largest that promises, with ``confidence``, that at least ``required_recall`` of dangerous photographs
+    like them are found (``recall_lower_bound``); where no threshold promises so much, ``attained`` is false and the
+    threshold is the largest that misses none of them. ``recall`` and ``false_alarm_rate`` were seen on them.
+
+    A device with three answers says "not sure" from ``low`` to ``high`` of ``not_sure`` (low, high), both included,
+    the positive answer above and the negative one below; the threshold lies in this band. On average over the
+    photographs it could have been chosen on, at most 1 - ``not_sure_coverage`` of dangerous photographs get the
+    negative answer, and at most as many of the harmless ones the positive answer (``leafport.training.conformal``).
+    The two shares are those of the validation photographs that lie in the band.
     """
 
     positive_labels: tuple[str, ...] = Field(min_length=1)
@@ -73,6 +89,28 @@ class Safety(_Frozen):
     negatives: int = Field(ge=1)
     chosen_on: Literal["validation"] = "validation"
     not_sure: tuple[Probability, Probability] | None = None
+    not_sure_coverage: Probability | None = None
+    not_sure_share_of_positives: Probability | None = None
+    not_sure_share_of_negatives: Probability | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.not_sure and not self.not_sure[0] <= self.threshold <= self.not_sure[1]:
+            raise ValueError(f"the threshold {self.threshold:g} must lie in the not_sure band {self.not_sure}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _to_json(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what older contracts do not say: their hashes stay, and with them the files that carry them."""
+        value: dict[str, Any] = handler(self)
+        return {name: each for name, each in value.items() if each is not None or name not in _ADDED_LATER}
+
+    def unsure(self, score: np.ndarray) -> np.ndarray:
+        """Which scores (float [N]) lie in the not-sure band: bool [N]; none where there is no band."""
+        low, high = self.not_sure or (2.0, 2.0)
+        exact = np.asarray(score, dtype=np.float64)  # As in ``metrics.binary_figures``: compared as they stand.
+        inside: np.ndarray = (exact >= low) & (exact <= high)
+        return inside
 
 
 class Contract(_Frozen):
@@ -118,12 +156,13 @@ class Contract(_Frozen):
             raise ModelError(f"{where} does not hold a valid contract ({faults}).") from None
 
     def positive_score(self, probabilities: np.ndarray) -> np.ndarray:
-        """How dangerous each photograph looks: float [N], the positive labels' share of float [N, classes].
+        """How dangerous each photograph looks: float [N] up to 1, the positive labels' share of float [N, classes].
 
         Raises:
             ModelError: the contract names no positive labels.
         """
-        score: np.ndarray = probabilities[:, self.positive_indices].sum(axis=1)
+        # A sum of rounded numbers can pass 1 by a hair, and would then lie above a band that ends at 1.
+        score: np.ndarray = np.minimum(probabilities[:, self.positive_indices].sum(axis=1), 1)
         return score
 
     @property

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leafport import files
 from leafport.classifier import Classifier
 from leafport.contract import Contract
 from leafport.errors import ModelError
@@ -60,3 +61,37 @@ def test_the_positive_score_sums_the_positive_labels(value: dict[str, Any]) -> N
 def test_without_positive_labels_there_is_no_score(value: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="--positive"):
         Contract.from_json({**value, "safety": None}).positive_score(np.zeros((1, 3)))
+
+
+def test_a_band_adds_to_a_contract_and_older_ones_keep_their_hash(
+    value: dict[str, Any], classifier: Classifier
+) -> None:
+    assert "not_sure_coverage" not in value["safety"]  # As contracts were written before there were bands.
+    assert files.sha256_json(value) == classifier.contract.sha256
+    band = {"not_sure": [0.1, 0.6], "not_sure_coverage": 0.95, "not_sure_share_of_positives": 0.0}
+    with_band = Contract.from_json({**value, "safety": {**value["safety"], **band}})
+    assert with_band.sha256 != classifier.contract.sha256
+    assert with_band.to_json()["safety"]["not_sure_coverage"] == 0.95
+    assert with_band.to_json()["safety"]["not_sure_share_of_positives"] == 0.0
+    assert Contract.from_json(with_band.to_json()) == with_band
+
+
+def test_the_threshold_lies_in_the_band(value: dict[str, Any]) -> None:
+    for band in ([0.4, 0.6], [0.1, 0.2], [0.6, 0.1]):
+        with pytest.raises(ModelError, match="band"):
+            Contract.from_json({**value, "safety": {**value["safety"], "not_sure": band}})
+
+
+def test_the_band_holds_both_its_ends(value: dict[str, Any], classifier: Classifier) -> None:
+    safety = Contract.from_json({**value, "safety": {**value["safety"], "not_sure": [0.1, 1.0]}}).safety
+    assert safety and classifier.contract.safety
+    score = np.array([0.0999, 0.1, 0.5, 1.0])
+    assert safety.unsure(score).tolist() == [False, True, True, True]
+    assert not classifier.contract.safety.unsure(score).any()
+
+
+def test_no_score_passes_one(value: dict[str, Any]) -> None:
+    value["safety"]["positive_labels"] = ["disc", "square"]
+    saturated = np.array([[1.0, 0.0, 2**-22]], np.float32)
+    assert saturated.sum() > 1
+    assert Contract.from_json(value).positive_score(saturated) == [1]

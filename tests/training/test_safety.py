@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
+from leafport import metrics
 from leafport.errors import DataError
-from leafport.training.safety import choose, round_down
+from leafport.training.safety import choose, round_down, round_up
+
+DRAWS = 2000
 
 
 def lower_bound(hits: int, count: int, confidence: float = 0.95) -> float:
@@ -41,8 +44,37 @@ def test_the_threshold_is_the_largest_that_promises_the_recall(
     called = score.astype(float) >= safety.threshold
     assert safety.recall == called[positive].mean()
     assert safety.false_alarm_rate == called[~positive].mean()
-    assert safety.recall_lower_bound == pytest.approx(promise(safety.threshold))
+    rank = max(keeping, default=candidates[0])  # What was promised is what the score chosen promises:
+    assert safety.recall_lower_bound == pytest.approx(promise(rank))  # rounding may catch more, but not count for it.
     assert (safety.positives, safety.negatives) == (positives, negatives)
+
+
+@pytest.mark.parametrize(("positives", "required"), [(88, 0.95), (30, 0.95), (120, 0.8), (10, 0.5), (1, 0.95)])
+def test_the_promise_is_broken_in_one_draw_of_twenty_and_no_more_often(positives: int, required: float) -> None:
+    """Of evenly distributed scores the recall at a threshold is what lies above it."""
+    random = np.random.default_rng([positives, 1])
+    positive = np.arange(positives + 1) < positives
+    broken = 0
+    for _ in range(DRAWS):
+        safety = choose(random.random(positives + 1), positive, ("datura",), required_recall=required)
+        broken += 1 - safety.threshold < safety.recall_lower_bound
+    assert binom.ppf(0.001, DRAWS, 0.05) <= broken <= binom.ppf(0.999, DRAWS, 0.05)
+
+
+def test_ties_do_not_break_the_promise_more_often() -> None:
+    """Counting every photograph that ties with the chosen one would promise too much in a tenth of these draws."""
+    scores, shares = np.array([0.1, 0.5, 0.9]), np.array([0.034, 0.054, 0.912])
+    recall = dict(zip(scores, shares[::-1].cumsum()[::-1], strict=True))
+    random = np.random.default_rng(0)
+    positive = np.arange(89) < 88
+    broken = counted = 0
+    for _ in range(DRAWS):
+        safety = choose(random.choice(scores, 89, p=shares), positive, ("datura",), required_recall=0.9)
+        assert safety.attained
+        broken += recall[safety.threshold] < safety.recall_lower_bound
+        counted += recall[safety.threshold] < metrics.clopper_pearson_lower(round(safety.recall * 88), 88)
+    assert broken <= binom.ppf(0.999, DRAWS, 0.05)
+    assert counted > binom.ppf(0.999, DRAWS, 0.05)
 
 
 def test_a_few_photographs_promise_little() -> None:
@@ -64,6 +96,11 @@ def test_rounding_never_goes_up_nor_far_down(value: float) -> None:
     assert rounded <= value
     assert rounded >= value * 0.99
     assert len(f"{rounded:.3g}") >= len(repr(rounded).removesuffix(".0")) or f"{rounded:.3g}" == f"{rounded:g}"
+
+
+@given(st.floats(0, 1))
+def test_rounding_up_never_goes_down_nor_far_up(value: float) -> None:
+    assert value <= round_up(value) <= min(value * 1.01, 1)
 
 
 def test_certain_scores_leave_a_device_room() -> None:

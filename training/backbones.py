@@ -9,13 +9,15 @@ subtracted in RGB order: the same function, without the flip.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from leafport.errors import ModelError
-from leafport.training import small_cnn
+from leafport.training import heads, small_cnn
+from leafport.training.heads import Head
 
 if TYPE_CHECKING:
     import keras
@@ -24,6 +26,12 @@ SUFFIXES = (".weights.h5", ".h5", ".hdf5")
 MIN_IMAGE_SIZE = 32
 NO_WEIGHTS = "none"
 IMAGENET = "imagenet"
+
+Which = Literal["none", "late", "all"] | int
+"""What of a backbone is unfrozen: nothing, its late blocks, everything, or that many blocks at its end."""
+
+AVERAGE = Head()
+_STEM = "stem"
 
 
 @dataclass(frozen=True)
@@ -36,51 +44,67 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """A network of ``keras.applications``, named ``builder`` there, or the project's own where that is None.
+class Pixels:
+    """What weights expect: RGB 0..255, times ``scale``, plus ``offset`` (for each channel, or one number for all).
 
-    ``scale`` and ``offset`` (per channel, RGB) map 0..255 to what its weights expect; ``bgr`` says that they were
-    trained on blue, green, red. ``early`` is the last of the layers that see edges and textures: alike in all
-    photographs, and half the time of a training step, since they work at the highest resolution. ``branch_end`` is
-    how the names of the normalisations end with which its residual branches do.
+    ``bgr`` says that they were trained on blue, green, red; also then scale and offset are those of red, green, blue.
     """
 
-    builder: str | None
-    scale: float
+    scale: tuple[float, ...]
     offset: tuple[float, ...]
     bgr: bool = False
-    early: str | None = None
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network of ``keras.applications``, named ``builder`` there, or the project's own, made by that function.
+
+    ``block`` is a pattern that the names of the layers in blocks begin with; its match, or its group where it has one,
+    names the block. A layer without such a name belongs to the block before it, and those before the first block are
+    the stem. ``late`` is how many blocks at the end are fine-tuned where nothing else is asked for. Those before see
+    edges and textures, which are alike in all photographs, and take half the time of a training step, since they work
+    at the highest resolution.
+
+    ``branch_end`` is how the names of the normalisations end with which its residual branches do. ``preprocesses``
+    says that its builder would scale pixels by itself if it were not told otherwise.
+    """
+
+    builder: str | Callable[[int], keras.Model]
+    pixels: Pixels
+    block: str
+    late: int
     branch_end: str | None = None
+    preprocesses: bool = False
     image_size: int = 224
     from_scratch: Recipe = Recipe()
 
     def network(self, image_size: int, weights: str | None = None, name: str | None = None) -> keras.Model:
         """The network without its top: float32 [N, image_size, image_size, 3], scaled, to its last feature map."""
-        if self.builder is None:
-            return small_cnn.build(image_size)
+        if callable(self.builder):
+            return self.builder(image_size)
         import keras
 
-        shape = (image_size, image_size, 3)
         build: Callable[..., keras.Model] = getattr(keras.applications, self.builder)
-        return build(include_top=False, weights=weights, input_shape=shape, **({"name": name} if name else {}))
+        settings: dict[str, Any] = {"name": name} if name else {}
+        if self.preprocesses:
+            settings["include_preprocessing"] = False
+        return build(include_top=False, weights=weights, input_shape=(image_size, image_size, 3), **settings)
 
+
+_TO_ONE = Pixels((1 / 127.5,), (-1.0,))
+_CAFFE = Pixels((1.0,), (-123.68, -116.779, -103.939), bgr=True)
+_RESIDUAL_BLOCK = r"conv\d+_block\d+"
 
 BACKBONES = {
-    "resnet50": Backbone(
-        "ResNet50",
-        scale=1.0,
-        offset=(-123.68, -116.779, -103.939),
-        bgr=True,
-        early="conv2_block3_out",
-        branch_end="_3_bn",
-    ),
-    "resnet50v2": Backbone("ResNet50V2", scale=1 / 127.5, offset=(-1.0,), early="conv2_block3_out"),
-    "mobilenet": Backbone("MobileNet", scale=1 / 127.5, offset=(-1.0,), early="conv_pw_3_relu"),
-    "mobilenetv2": Backbone("MobileNetV2", scale=1 / 127.5, offset=(-1.0,), early="block_2_add"),
+    "resnet50": Backbone("ResNet50", _CAFFE, _RESIDUAL_BLOCK, late=13, branch_end="_3_bn"),
+    "resnet50v2": Backbone("ResNet50V2", _TO_ONE, _RESIDUAL_BLOCK, late=13),
+    "mobilenet": Backbone("MobileNet", _TO_ONE, r"conv_(?:pad|dw|pw)_(\d+)", late=10),
+    "mobilenetv2": Backbone("MobileNetV2", _TO_ONE, r"expanded_conv|block_\d+", late=14),
     "small": Backbone(
-        None,
-        scale=1 / 127.5,
-        offset=(-1.0,),
+        small_cnn.build,
+        _TO_ONE,
+        r"stage\d",
+        late=5,
         image_size=small_cnn.IMAGE_SIZE,
         from_scratch=Recipe(epochs=16, learning_rate=4e-3, dropout=0.3),
     ),
@@ -100,22 +124,26 @@ class Network:
 
     Attributes:
         model: float32 [N, size, size, 3] raw RGB 0..255 to float32 [N, classes] probabilities.
-        features: the same input to the pooled features, float32 [N, channels].
+        features: the same input to what the head takes: pooled features, float [N, channels], or the backbone's map,
+            float [N, height, width, channels].
         head: features to probabilities; shares its layers with ``model``.
         backbone: the network in the middle, whose layers ``model`` and ``features`` share.
+        pretrained: whether the backbone had weights to begin with.
     """
 
     model: keras.Model
     features: keras.Model
     head: keras.Model
     backbone: keras.Model
+    pretrained: bool
 
 
-def build(name: str, *, classes: int, image_size: int, weights: str, dropout: float = 0.5) -> Network:
-    """A backbone with a new head: global average pooling, dropout, a dense layer.
+def build(
+    name: str, *, classes: int, image_size: int, weights: str, head: Head = AVERAGE, dropout: float | None = None
+) -> Network:
+    """A backbone with a new head.
 
-    With pretrained weights the backbone's batch normalisation stays in inference mode, also while it is fine-tuned;
-    with ``none`` it learns its statistics.
+    Everything in it may change, but for the batch normalisation of a pretrained backbone (see ``unfreeze``).
 
     Args:
         name: a key of BACKBONES.
@@ -126,6 +154,7 @@ def build(name: str, *, classes: int, image_size: int, weights: str, dropout: fl
     """
     import keras
 
+    head = head if dropout is None else replace(head, dropout=dropout)
     row = find(name)
     if image_size < MIN_IMAGE_SIZE:
         raise ModelError(f"Images of {image_size} pixels are too small for {name}: it takes {MIN_IMAGE_SIZE} or more.")
@@ -136,41 +165,80 @@ def build(name: str, *, classes: int, image_size: int, weights: str, dropout: fl
         _close_branches(backbone, row.branch_end)
     else:
         _load(backbone, name, weights)
-        if row.bgr:
+        if row.pixels.bgr:
             _reverse_input_channels(backbone)
-    offset: Any = row.offset[0] if len(row.offset) == 1 else list(row.offset)
+    scale, offset = ([*values] if len(values) > 1 else values[0] for values in (row.pixels.scale, row.pixels.offset))
     image = keras.Input((image_size, image_size, 3), name="image")
-    scaled = keras.layers.Rescaling(row.scale, offset, name="normalisation")(image)
-    maps = backbone(scaled) if scratch else backbone(scaled, training=False)
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(maps)
-    drop = keras.layers.Dropout(dropout, name="dropout")
-    dense = keras.layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")
-    pooled_input = keras.Input(pooled.shape[1:], name="features")
-    return Network(
-        model=keras.Model(image, dense(drop(pooled)), name=f"{name}_classifier"),
-        features=keras.Model(image, pooled, name=f"{name}_features"),
-        head=keras.Model(pooled_input, dense(drop(pooled_input)), name="head"),
+    # In float32 whatever the rest calculates in: pixels times 1 / 127.5 would be rounded twice.
+    scaled = keras.layers.Rescaling(scale, offset, dtype="float32", name="normalisation")(image)
+    features = backbone(scaled)
+    if head.pools_first:
+        features = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+    probabilities = heads.apply(head, features, classes)
+    network = Network(
+        model=keras.Model(image, probabilities, name=f"{name}_classifier"),
+        features=keras.Model(image, features, name=f"{name}_features"),
+        head=keras.Model(features, probabilities, name="head"),
         backbone=backbone,
+        pretrained=not scratch,
     )
+    unfreeze(network, name, "all")
+    return network
+
+
+def blocks(backbone: keras.Model, name: str) -> tuple[tuple[keras.layers.Layer, ...], ...]:
+    """The layers of the backbone called ``name``, block by block from the image on; every layer is in one."""
+    found: dict[str, list[keras.layers.Layer]] = {_STEM: []}
+    current = _STEM
+    for layer in backbone.layers:
+        if match := re.match(BACKBONES[name].block, layer.name):
+            current = match[match.lastindex or 0]
+        found.setdefault(current, []).append(layer)
+    if not any(layer.weights for layer in found[_STEM]):  # A network may begin with its first block.
+        stem = found.pop(_STEM)
+        next(iter(found.values()))[:0] = stem
+    return tuple(tuple(layers) for layers in found.values())
+
+
+def unfreeze(network: Network, name: str, which: Which) -> None:
+    """Say what of a network that ``build`` made as ``name`` may change in training; its head always may.
+
+    The batch normalisation of a pretrained backbone is frozen whatever is asked for: then it calculates with the
+    statistics it came with, not with those of a small batch. Calling the backbone with ``training=False`` would not do:
+    Keras 3 lets the ``training=True`` of the model around it win.
+
+    Args:
+        which: ``none`` of the backbone, ``all`` of it, its ``late`` blocks (BACKBONES says how many these are), or a
+            number of blocks at its end.
+
+    Raises:
+        ModelError: the backbone has not so many blocks.
+    """
+    import keras
+
+    found = blocks(network.backbone, name)
+    count = {"none": 0, "late": BACKBONES[name].late, "all": len(found)}.get(str(which), which)
+    if not isinstance(count, int) or not 0 <= count <= len(found):
+        raise ModelError(f"{which} blocks of {name} cannot be unfrozen: give none, late, all, or 0 to {len(found)}.")
+    for index, block in enumerate(found):
+        for layer in block:
+            fixed = network.pretrained and isinstance(layer, keras.layers.BatchNormalization)
+            layer.trainable = index >= len(found) - count and not fixed
 
 
 def freeze_early(network: Network, name: str) -> None:
-    """Keep the early layers of a network that ``build`` made with pretrained weights as they are."""
-    early = BACKBONES[name].early
-    if early is None:
-        return
-    for layer in network.backbone.layers:
-        layer.trainable = False
-        if layer.name == early:
-            return
-    raise AssertionError(f"{name} has no layer {early}")
+    """The same as ``unfreeze`` with ``late``."""
+    unfreeze(network, name, "late")
 
 
 def _load(backbone: keras.Model, name: str, weights: str) -> None:
     row = BACKBONES[name]
     if weights == IMAGENET:
-        if row.builder is None:
-            raise ModelError(f"Nobody has trained {name} on ImageNet. Train it from scratch with --weights none.")
+        if callable(row.builder):
+            raise ModelError(
+                f"There are no ImageNet weights of {name} to download. Give a file you have with --weights FILE, or "
+                "train from scratch with --weights none."
+            )
         try:
             # At 224 pixels, the size they were published for; convolutions do not mind another afterwards.
             backbone.set_weights(row.network(224, weights="imagenet").get_weights())
@@ -196,8 +264,17 @@ def _load(backbone: keras.Model, name: str, weights: str) -> None:
     if fault:
         raise ModelError(
             f"{path} does not hold the weights of {name} without its classification layer ({fault}). "
-            f"Give a file of keras.applications.{row.builder}(include_top=False), or another --backbone."
+            f"Give a file of {_origin(row)}, or another --backbone."
         )
+
+
+def _origin(row: Backbone) -> str:
+    """Whose weights a file should hold, for people."""
+    return (
+        "the weights of this network"
+        if callable(row.builder)
+        else f"keras.applications.{row.builder}(include_top=False)"
+    )
 
 
 def _stored_values(path: Path) -> int:

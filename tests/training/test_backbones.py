@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from leafport.errors import ModelError
-from leafport.training.backbones import BACKBONES, build, freeze_early
+from leafport.training.backbones import BACKBONES, Network, blocks, build, unfreeze
+
+if TYPE_CHECKING:
+    import keras
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "resnet50"])
@@ -59,17 +65,99 @@ def test_symmetric_networks_see_what_their_weights_were_trained_on(name: str, tm
     assert np.allclose(np.asarray(network.features(pixels, training=False)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, row in BACKBONES.items() if row.early])
+def changeable(network: Network) -> list[str]:
+    return [layer.name for layer in network.backbone.layers if layer.weights and layer.trainable]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_blocks(name: str) -> None:
+    """They hold every layer once, one after the other; each has weights, and its map goes on to the next."""
+    backbone = BACKBONES[name].network(64, name=name)
+    found = blocks(backbone, name)
+    assert [layer for block in found for layer in block] == backbone.layers
+    assert 4 <= len(found) <= 40
+    for block in found:
+        assert any(layer.weights for layer in block)
+    for before, after in itertools.pairwise(found):
+        assert ends_block(backbone, before, after), f"{before[-1].name} is not all that {after[0].name} builds on"
+
+
+def ends_block(
+    backbone: keras.Model, before: Sequence[keras.layers.Layer], after: Sequence[keras.layers.Layer]
+) -> bool:
+    """Whether nothing after a block reads anything of it but its last layer's result."""
+    position = {layer.name: index for index, layer in enumerate(backbone.layers)}
+    border = position[after[0].name]
+    read = {
+        source.operation.name
+        for layer in backbone.layers[border:]
+        for node in layer._inbound_nodes
+        for source in node.parent_nodes
+        if position.get(source.operation.name, border) < border
+    }
+    return read == {before[-1].name}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_early_layers_are_those_at_high_resolution(name: str) -> None:
     """Those before a quarter of the image's side stay as they are, those after an eighth do not."""
     network = build(name, classes=2, image_size=64, weights="none")
-    freeze_early(network, name)
+    unfreeze(network, name, "late")
     for layer in network.backbone.layers:
-        if layer.weights and len(layer.output.shape) == 4:
+        if name != "small" and layer.weights and len(layer.output.shape) == 4:
             side = layer.output.shape[1]
             assert not (side > 64 // 4 and layer.trainable), layer.name
             assert not (side < 64 // 8 and not layer.trainable), layer.name
     assert network.head.trainable_weights
+
+
+def test_how_much_is_unfrozen(mobilenet_weights: Path) -> None:
+    network = build("mobilenet", classes=2, image_size=32, weights="none")
+    whole = len(network.model.trainable_weights)
+    head = len(network.head.trainable_weights)
+    unfreeze(network, "mobilenet", "none")
+    assert changeable(network) == []
+    assert len(network.model.trainable_weights) == head
+    unfreeze(network, "mobilenet", 1)
+    assert changeable(network) == ["conv_dw_13", "conv_dw_13_bn", "conv_pw_13", "conv_pw_13_bn"]
+    unfreeze(network, "mobilenet", 2)
+    assert len(changeable(network)) == 8
+    unfreeze(network, "mobilenet", 14)  # With the stem.
+    assert len(network.model.trainable_weights) == whole
+    unfreeze(network, "mobilenet", 0)
+    unfreeze(network, "mobilenet", "all")
+    assert len(network.model.trainable_weights) == whole
+    for wrong in (15, -1, "some"):
+        with pytest.raises(ModelError, match=f"{wrong} blocks of mobilenet.* 0 to 14"):
+            unfreeze(network, "mobilenet", wrong)  # type: ignore[arg-type]
+    pretrained = build("mobilenet", classes=2, image_size=32, weights=str(mobilenet_weights))
+    assert len(changeable(pretrained)) == 27  # One convolution in the stem, two in each block.
+    unfreeze(pretrained, "mobilenet", 1)
+    assert changeable(pretrained) == ["conv_dw_13", "conv_pw_13"]
+
+
+def test_fine_tuning_leaves_pretrained_statistics_alone(mobilenet_weights: Path) -> None:
+    import keras
+
+    pixels = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
+    for weights in (str(mobilenet_weights), "none"):
+        network = build("mobilenet", classes=2, image_size=32, weights=weights)
+        for weight in network.backbone.weights:
+            if weight.name == "moving_variance":  # Or hardly anything comes through 27 untrained layers.
+                weight.assign(weight * 0.03)
+        kernel, mean = (weight_of(network.backbone, kind) for kind in ("kernel", "moving_mean"))
+        network.model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        network.model.fit(pixels, np.arange(8) % 2, batch_size=4, verbose=0)
+        assert not np.array_equal(weight_of(network.backbone, "kernel"), kernel)
+        assert np.array_equal(weight_of(network.backbone, "moving_mean"), mean) == (weights != "none")
+        if weights != "none":  # Nor does it calculate with those of the batch.
+            learning = np.asarray(network.features(pixels, training=True))
+            assert np.array_equal(learning, np.asarray(network.features(pixels, training=False)))
+
+
+def weight_of(model: keras.Model, kind: str) -> np.ndarray:
+    """The values of the last of a model's weights of a kind."""
+    return np.asarray([weight for weight in model.weights if weight.name == kind][-1])
 
 
 def test_residual_branches_begin_closed_from_scratch_only(tmp_path: Path) -> None:

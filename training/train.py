@@ -27,6 +27,7 @@ from leafport.training.data import augment, splits
 from leafport.training.data.splits import Photo, Splits
 from leafport.training.evaluation import evaluate, plots, selection
 from leafport.training.evaluation.figures import figures
+from leafport.training.heads import Head
 from leafport.training.loop import Epoch, Photographs, Progress, Stage
 
 HEAD, FINE_TUNING, FROM_SCRATCH = "Training the head", "Fine-tuning", "Training from scratch"
@@ -172,7 +173,7 @@ def _train(config: Config, out: Path, progress: Progress) -> None:
         classes=len(contract.labels),
         image_size=contract.image.height,
         weights=config.weights,
-        dropout=config.recipe.dropout if config.dropout is None else config.dropout,
+        head=Head(dropout=config.recipe.dropout if config.dropout is None else config.dropout),
     )
     _check_space(config.out, FREE_BYTES + 4 * network.model.count_params())
     began = time.monotonic()
@@ -213,8 +214,7 @@ def _run_stages(config: Config, network: Network, divided: Splits, rule: ImageIn
         history += loop.train_head(
             network, train, validation, rule, stage, class_weight=class_weight, progress=progress
         )
-        if config.unfreeze == "late":
-            backbones.freeze_early(network, config.backbone)
+        backbones.unfreeze(network, config.backbone, config.unfreeze)
     recipe = config.recipe
     stage = Stage(
         FROM_SCRATCH if config.scratch else FINE_TUNING,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -138,9 +138,7 @@ class Network:
     pretrained: bool
 
 
-def build(
-    name: str, *, classes: int, image_size: int, weights: str, head: Head = AVERAGE, dropout: float | None = None
-) -> Network:
+def build(name: str, *, classes: int, image_size: int, weights: str, head: Head = AVERAGE) -> Network:
     """A backbone with a new head.
 
     Everything in it may change, but for the batch normalisation of a pretrained backbone (see ``unfreeze``).
@@ -154,7 +152,6 @@ def build(
     """
     import keras
 
-    head = head if dropout is None else replace(head, dropout=dropout)
     row = find(name)
     if image_size < MIN_IMAGE_SIZE:
         raise ModelError(f"Images of {image_size} pixels are too small for {name}: it takes {MIN_IMAGE_SIZE} or more.")
@@ -224,11 +221,6 @@ def unfreeze(network: Network, name: str, which: Which) -> None:
         for layer in block:
             fixed = network.pretrained and isinstance(layer, keras.layers.BatchNormalization)
             layer.trainable = index >= len(found) - count and not fixed
-
-
-def freeze_early(network: Network, name: str) -> None:
-    """The same as ``unfreeze`` with ``late``."""
-    unfreeze(network, name, "late")
 
 
 def _load(backbone: keras.Model, name: str, weights: str) -> None:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import math
 import platform
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +127,7 @@ def export(
     chosen = photographs.choose(
         splits, data=data, calibration=settings.calibration_images, comparison=settings.comparison_images
     )
-    with _locked(out):
+    with files.locked(out / LOCK, f"Another export is writing to {out}. Wait for it, or give another --out."):
         state = _existing(out, identity, overwrite)
         engine = _Engine(run, out, contract, chosen, settings, listener)
         current = engine.reuse(state)
@@ -430,17 +429,3 @@ def _whole(out: Path, entry: Entry) -> bool:
 
 def _entry(artifact: Artifact, status: Any, fingerprint: str, **fields: Any) -> Entry:
     return Entry(target=artifact.target, variant=artifact.variant, status=status, fingerprint=fingerprint, **fields)
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold ``out`` for one export at a time; the system lets go of it when this process ends, however it ends."""
-    with files.writable(out):
-        out.mkdir(parents=True, exist_ok=True)
-        stream = (out / LOCK).open("w")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"Another export is writing to {out}. Wait for it, or give another --out.") from None
-        yield

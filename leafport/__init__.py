@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from leafport.export.engine import Settings as ExportSettings
     from leafport.export.engine import export as export_classifier
     from leafport.export.verify import verify
-    from leafport.training.train import Config as TrainingConfig
+    from leafport.training.config import Config as TrainingConfig
     from leafport.training.train import train
 
 __version__ = "0.1.0"
@@ -43,7 +43,7 @@ _WHERE = {
     "ImageInput": "leafport.contract:ImageInput",
     "LeafportError": "leafport.errors:LeafportError",
     "Safety": "leafport.contract:Safety",
-    "TrainingConfig": "leafport.training.train:Config",
+    "TrainingConfig": "leafport.training.config:Config",
     "UserError": "leafport.errors:UserError",
     "bench": "leafport.benchmarks.bench:bench",
     "export_classifier": "leafport.export.engine:export",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -108,6 +109,24 @@ def move_into_place(source: Path, target: Path) -> None:
     else:
         source.replace(target)
     _sync(target.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the file ``path`` for one process at a time; the system lets go of it when that ends, however it ends.
+
+    Raises:
+        OutputError: another process holds it (``busy`` is the message), or it cannot be written.
+    """
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(busy) from None
+        yield
 
 
 def write_bytes(path: Path, data: bytes) -> None:

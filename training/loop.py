@@ -1,4 +1,4 @@
-"""The stages of training: the head on cached features, then everything, gently; or everything from scratch.
+"""One stage of training: a model learns, the best of its epochs is kept, and each is told and written down.
 
 A pretrained backbone that is frozen and fed unvaried photographs gives the same features every time, so they are
 computed once and the head is trained on them in seconds. Fine-tuning then starts from a head that makes sense and
@@ -12,17 +12,19 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from leafport.contract import ImageInput
 from leafport.errors import LeafportError
-from leafport.training.backbones import Network
-from leafport.training.data import pipeline
+from leafport.training.checkpoint import Checkpoint, Checkpoints
+from leafport.training.data import pipeline, sampling
 from leafport.training.data.augment import Augmentation
+from leafport.training.data.pipeline import Source
+from leafport.training.data.sampling import Sampling
+from leafport.training.loss import Loss
 
 if TYPE_CHECKING:
     import keras
@@ -30,20 +32,31 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int, str], None]
 """Called with a stage's name, how much of it is done, how much there is, and a note for people."""
 
+PLATEAU_EPOCHS = 2
+PLATEAU_FACTOR = 0.3
+
 log = logging.getLogger("leafport.training")
 
 
 @dataclass(frozen=True)
-class Photographs:
-    """One side of the split, ready to be read: files, and which output is right for each (int32 [N])."""
+class Lessons:
+    """What is learned from, or tuned on: arrays, and which output is right for each (int32 [N])."""
 
-    paths: Sequence[Path]
+    source: Source
     truth: np.ndarray
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How one stage is trained. ``max_steps`` ends it early; ``patience`` counts epochs without a better loss."""
+    """How one stage is trained.
+
+    Attributes:
+        patience: epochs without a better validation loss before it stops.
+        max_steps: ends it early.
+        schedule: the learning rate rises over the first ``warmup`` of the steps and falls along a cosine to nothing;
+            or it falls to 0.3 of itself whenever two epochs brought no better validation loss.
+        sampled: how often each photograph comes up, see ``data.sampling``.
+    """
 
     name: str
     epochs: int
@@ -51,14 +64,21 @@ class Stage:
     batch_size: int
     patience: int
     max_steps: int | None = None
-    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "plateau"] = "cosine"
     warmup: float = 0.1
-    label_smoothing: float = 0.0
+    weight_decay: float = 1e-4
+    loss: Loss = field(default_factory=Loss)
+    sampled: Sampling = "all"
+    augmentation: Augmentation | None = None
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of history.csv. ``seconds`` are those spent learning; losses are in nats, to smoothed labels if set."""
+    """One line of history.csv.
+
+    ``loss`` is what was minimised, with all remedies; ``val_loss`` is the plain cross-entropy of the validation
+    photographs, in nats. ``seconds`` are those spent learning.
+    """
 
     stage: str
     epoch: int
@@ -70,66 +90,79 @@ class Epoch:
     images_per_second: float
 
 
-def train_head(
-    network: Network,
-    train: Photographs,
-    validation: Photographs,
-    rule: ImageInput,
-    stage: Stage,
-    *,
-    class_weight: dict[int, float] | None,
-    progress: Progress,
-) -> list[Epoch]:
-    """Train the head on the frozen backbone's features."""
-
-    def report(done: int, total: int) -> None:
-        progress("Computing features", done, total, f"{done} photographs")
-
-    features = [
-        pipeline.infer(network.features, side.paths, rule, batch_size=stage.batch_size, progress=report)
-        for side in (train, validation)
-    ]
-    return _fit(
-        network.head,
-        (features[0], train.truth),
-        (features[1], validation.truth),
-        len(train.paths),
-        stage,
-        start=None,
-        class_weight=class_weight,
-        progress=progress,
-    )
-
-
-def train_all(
-    network: Network,
-    train: Photographs,
-    validation: Photographs,
-    rule: ImageInput,
+def fit(
+    model: keras.Model,
+    train: Lessons,
+    validation: Lessons,
     stage: Stage,
     *,
     seed: int,
-    augmentation: Augmentation | None,
     start: float | None,
-    class_weight: dict[int, float] | None,
+    checkpoints: Checkpoints,
     progress: Progress,
 ) -> list[Epoch]:
-    """Train every layer on varied photographs; ``start`` is the validation loss to improve on, if there is one."""
-    return _fit(
-        network.model,
-        (
-            pipeline.training_batches(
-                train.paths, train.truth, rule, stage.batch_size, seed=seed, augmentation=augmentation
-            ),
-            None,
-        ),
-        (pipeline.batches(validation.paths, validation.truth, rule, stage.batch_size), None),
-        len(train.paths),
-        stage,
-        start=start,
-        class_weight=class_weight,
-        progress=progress,
+    """Train ``model`` and leave it with the weights of its best epoch, or its first ones where none beat ``start``.
+
+    Goes on from the stage's last checkpoint, if there is one and it was not finished (``restore``); the result is the
+    same.
+
+    Args:
+        start: the validation loss to improve on, if there is one.
+
+    Raises:
+        LeafportError: the loss was never a number.
+        ImageError: a photograph cannot be read any more.
+    """
+    import keras
+
+    classes = model.output_shape[-1]
+    batch_size = min(stage.batch_size, len(train.truth))
+    per_epoch = math.ceil(sampling.cycle_length(train.truth, stage.sampled) / batch_size)
+    steps = min(stage.epochs * per_epoch, stage.max_steps or math.inf)
+    if not steps:
+        return []
+    model.compile(
+        _optimiser(stage, int(steps)),
+        stage.loss.function(),
+        metrics=[keras.metrics.CategoricalCrossentropy(name="cross_entropy"), "accuracy"],
+        jit_compile=_compiles(),
     )
+    watcher = _watcher(stage, batch_size, per_epoch, int(steps), start, checkpoints, progress)
+    watcher.set_model(model)
+    watcher.resume()
+    if not watcher.over:
+        learned = pipeline.training_batches(
+            train.source,
+            train.truth,
+            classes=classes,
+            batch_size=batch_size,
+            seed=seed,
+            augmentation=stage.augmentation,
+            sampled=stage.sampled,
+            start=watcher.step,
+        )
+        checked = pipeline.batches(validation.source, validation.truth, classes=classes, batch_size=batch_size)
+        with pipeline.naming_photographs():
+            model.fit(
+                learned,
+                validation_data=checked,
+                epochs=math.ceil(steps / per_epoch),
+                initial_epoch=len(watcher.history),
+                steps_per_epoch=per_epoch,
+                callbacks=[watcher],
+                verbose=0,
+            )
+    watcher.finish()
+    return list(watcher.history)
+
+
+def restore(model: keras.Model, stage: Stage, checkpoints: Checkpoints) -> list[Epoch] | None:
+    """Leave ``model`` as a stage that was finished earlier left it; None where it was not finished."""
+    found = checkpoints.load(stage.name)
+    if found is None or not found.state["done"]:
+        return None
+    _assign(model.variables, found.model)
+    return [Epoch(**line) for line in found.state["history"]]
 
 
 def write_history(path: Path, history: Sequence[Epoch]) -> None:
@@ -140,84 +173,69 @@ def write_history(path: Path, history: Sequence[Epoch]) -> None:
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(e).items()} for e in history)
 
 
-def _fit(
-    model: keras.Model,
-    train: tuple[Any, np.ndarray | None],
-    validation: tuple[Any, np.ndarray | None],
-    count: int,
-    stage: Stage,
-    *,
-    start: float | None,
-    class_weight: dict[int, float] | None,
-    progress: Progress,
-) -> list[Epoch]:
-    """Fit ``model`` and leave it with the weights of its best epoch, or its first ones where none beat ``start``."""
+def _optimiser(stage: Stage, steps: int) -> Any:
     import keras
 
-    per_epoch = math.ceil(count / stage.batch_size)
-    steps = stage.epochs * per_epoch
-    if stage.max_steps is not None:
-        steps = min(steps, stage.max_steps)
-    if steps == 0:
-        return []
-    warmup = max(1, round(stage.warmup * steps))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warmup), warmup_target=stage.learning_rate, warmup_steps=warmup
-    )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=stage.weight_decay)
-    # XLA compiles for a minute to run at half the speed on a CPU.
-    model.compile(optimizer, _loss(stage.label_smoothing), metrics=["accuracy"], jit_compile=False)
-    watcher = _watcher(stage, per_epoch, steps, count, start, progress)
-    arrays = train[1] is not None
-    with pipeline.naming_photographs():
-        model.fit(
-            x=train[0],
-            y=train[1],
-            validation_data=validation if arrays else validation[0],
-            batch_size=stage.batch_size if arrays else None,
-            epochs=math.ceil(steps / per_epoch),
-            steps_per_epoch=None if arrays else per_epoch,
-            class_weight=class_weight,
-            callbacks=[watcher],
-            verbose=0,
+    rate: Any = stage.learning_rate
+    if stage.schedule == "cosine":
+        warmup = max(1, round(stage.warmup * steps))
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup
         )
-    return list(watcher.history)
+    return keras.optimizers.AdamW(rate, weight_decay=stage.weight_decay)
 
 
-def _loss(smoothing: float) -> Callable[[Any, Any], Any]:
-    """Cross-entropy to labels of which ``smoothing`` is spread over all classes; Keras has none for integer labels."""
+def _compiles() -> bool:
+    """Whether XLA pays: on a CPU TensorFlow's compiles for a minute, to run at half the speed."""
     import keras
 
-    def cross_entropy(truth: Any, probabilities: Any) -> Any:
-        exact = keras.losses.sparse_categorical_crossentropy(truth, probabilities)
-        if not smoothing:
-            return exact
-        spread = -keras.ops.mean(keras.ops.log(keras.ops.maximum(probabilities, 1e-7)), axis=-1)
-        return (1 - smoothing) * exact + smoothing * spread
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
 
-    return cross_entropy
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
-def _watcher(stage: Stage, per_epoch: int, steps: int, count: int, start: float | None, progress: Progress) -> Any:
+def _watcher(
+    stage: Stage,
+    batch_size: int,
+    per_epoch: int,
+    steps: int,
+    start: float | None,
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> Any:
     """The callback that keeps the best weights, stops when patience or steps run out, and tells what happens."""
     import keras
-
-    epochs = math.ceil(steps / per_epoch)
 
     class Watcher(keras.callbacks.Callback):
         def __init__(self) -> None:
             super().__init__()
             self.history: list[Epoch] = []
             self.best = math.inf if start is None else start
-            self.kept: Any = None
+            self.kept: list[np.ndarray] = []
             self.waited = 0
             self.step = 0
             self.began = self.ended = 0.0
-            self.note = ""
 
-        def on_train_begin(self, logs: Any = None) -> None:
+        @property
+        def over(self) -> bool:
+            return self.step >= steps or self.waited >= stage.patience
+
+        def resume(self) -> None:
             if start is not None:
                 self.kept = self.model.get_weights()
+            found = checkpoints.load(stage.name)
+            if found is None:
+                return
+            self.history = [Epoch(**line) for line in found.state["history"]]
+            self.best, self.waited = found.state["best"], found.state["waited"]
+            self.step = min(len(self.history) * per_epoch, steps)
+            _assign(self.model.variables, found.model)
+            self.kept = list(found.best)
+            self.model.optimizer.build(self.model.trainable_variables)
+            _assign(self.model.optimizer.variables, found.optimiser)
+            log.info("%s: going on after epoch %d", stage.name, len(self.history))
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.began = time.monotonic()
@@ -226,41 +244,70 @@ def _watcher(stage: Stage, per_epoch: int, steps: int, count: int, start: float 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.step += 1
             self.ended = time.monotonic()
-            progress(stage.name, self.step, steps, f"epoch {(self.step - 1) // per_epoch + 1}/{epochs}{self.note}")
+            progress(stage.name, self.step, steps, self.note())
             if self.step >= steps:
                 self.model.stop_training = True
+
+        def note(self) -> str:
+            note = f"epoch {(self.step - 1) // per_epoch + 1}/{math.ceil(steps / per_epoch)}"
+            if not self.history:
+                return note
+            last = self.history[-1]
+            return f"{note}, validation {last.val_accuracy:.1%}, {last.images_per_second:.0f} images/s"
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             assert logs is not None
             seconds = self.ended - self.began
-            seen = min((self.step - self.first) * stage.batch_size, count)
             line = Epoch(
                 stage=stage.name,
                 epoch=epoch + 1,
                 loss=float(logs["loss"]),
                 accuracy=float(logs["accuracy"]),
-                val_loss=float(logs["val_loss"]),
+                val_loss=float(logs["val_cross_entropy"]),
                 val_accuracy=float(logs["val_accuracy"]),
                 seconds=seconds,
-                images_per_second=seen / seconds if seconds > 0 else math.nan,
+                images_per_second=(self.step - self.first) * batch_size / seconds if seconds > 0 else math.nan,
             )
             self.history.append(line)
-            self.note = f", validation {line.val_accuracy:.1%}"
             log.info("%s", line)
             if line.val_loss < self.best:
                 self.best, self.kept, self.waited = line.val_loss, self.model.get_weights(), 0
-                return
-            self.waited += 1
+            else:
+                self.waited += 1
+                if stage.schedule == "plateau" and self.waited % PLATEAU_EPOCHS == 0:
+                    self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) * PLATEAU_FACTOR
             if self.waited >= stage.patience:
                 log.info("%s: no better validation loss for %d epochs, stopped", stage.name, self.waited)
                 self.model.stop_training = True
+            elif math.isfinite(line.val_loss) and checkpoints.due():
+                self.save(optimiser=_values(self.model.optimizer.variables), best=self.kept)
 
-        def on_train_end(self, logs: Any = None) -> None:
-            if self.kept is None:
+        def finish(self) -> None:
+            """Leave the model with its best weights, or say that there are none."""
+            if not self.kept:
                 raise LeafportError(
                     f"{stage.name}: the loss is not a number after {self.step} steps at a learning rate of "
                     f"{stage.learning_rate:g}. Train with a smaller --learning-rate."
                 )
             self.model.set_weights(self.kept)
+            self.save(done=True)
+
+        def save(self, *, done: bool = False, **groups: Any) -> None:
+            state = {
+                "history": [asdict(line) for line in self.history],
+                "best": self.best,
+                "waited": self.waited,
+                "done": done,
+            }
+            checkpoints.save(stage.name, Checkpoint(state, _values(self.model.variables), **groups))
 
     return Watcher()
+
+
+def _values(variables: Sequence[Any]) -> list[np.ndarray]:
+    return [np.asarray(variable) for variable in variables]
+
+
+def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -88,8 +88,9 @@ def _draw(out: Path, seed: int, photographs: int) -> Path:
 def _train(out: Path, task: str, positive: Path, epochs: int | None) -> None:
     from leafport import files
     from leafport.cli.train import chatter, show, stages
+    from leafport.training.config import Config
     from leafport.training.evaluation.evaluate import EVALUATION_FILE
-    from leafport.training.train import Config, train
+    from leafport.training.train import train
 
     number, what = {"class": (2, "which species"), "binary": (3, "poisonous or not")}[task]
     _step(number, f"Training a small network from scratch: {what}")

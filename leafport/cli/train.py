@@ -15,9 +15,48 @@ from typing import IO, Any
 import click
 
 from leafport.training.backbones import BACKBONES
+from leafport.training.data.augment import Augmentation
+from leafport.training.heads import ACTIVATIONS, KINDS, Head
 
 MAX_CHATTER_BYTES = 2**20
 FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
+HEAD_OPTIONS = ("kind", "units", "blocks", "filters", "activation", "l2")
+
+
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers. Write them with commas: 256,128.", param, ctx)
+
+
+class Blocks(click.ParamType[Any]):
+    """Which blocks of a backbone: none, late, all, or so many at its end."""
+
+    name = "none|late|all|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("none", "late", "all"):
+            return value
+        if not str(value).isdecimal() or not int(value):
+            self.fail(f"{value!r} is not none, late, all or a number of blocks.", param, ctx)
+        return int(value)
+
+
+class Variation(click.ParamType[Any]):
+    """How photographs are varied: what ``Augmentation.parse`` understands, or none."""
+
+    name = "augmentation"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, Augmentation) or value == "none":
+            return value
+        return Augmentation.parse(value)
 
 
 @click.command("train")
@@ -54,9 +93,16 @@ FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
     show_default=True,
     help="How a photograph becomes square.",
 )
+@click.option("--head", "kind", type=click.Choice(KINDS), help="What stands on the backbone.  [default: gap]")
+@click.option("--units", type=Numbers(), metavar="N,N…", help="Sizes of the head's dense layers before the last.")
+@click.option("--head-blocks", "blocks", type=click.IntRange(1), help="A conv or residual head's blocks.  [default: 1]")
+@click.option("--filters", type=click.IntRange(1), help="A conv or residual head's width.  [default: 256]")
+@click.option("--activation", type=click.Choice(ACTIVATIONS), help="In the head's inner layers.  [default: relu]")
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of the features dropped.")
+@click.option("--l2", type=click.FloatRange(0), help="Penalty on the squares of the head's weights.  [default: 0]")
 @click.option(
     "--unfreeze",
-    type=click.Choice(["late", "all"]),
+    type=Blocks(),
     default="late",
     show_default=True,
     help="Which of the backbone's layers fine-tuning changes; the early ones cost half the time and matter little.",
@@ -65,16 +111,33 @@ FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option("--head-epochs", default=60, show_default=True, type=click.IntRange(1), help="Most epochs of the head.")
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Photographs a step.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak after the head's training.")
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of the features dropped.")
+@click.option("--schedule", type=click.Choice(["cosine", "plateau"]), help="How it falls.  [default: cosine]")
 @click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before stopping.")
 @click.option("--max-steps", type=click.IntRange(1), help="Most steps a stage, for trials.")
-@click.option("--augment/--no-augment", default=True, help="Vary the photographs while learning.  [default: yes]")
+@click.option(
+    "--augment",
+    "augmentation",
+    type=Variation(),
+    metavar="NAME=X,…|none",
+    help="How far photographs are varied while learning; `leafport data preview` shows it.",
+)
 @click.option(
     "--label-smoothing",
     type=click.FloatRange(0, 1, max_open=True),
     help="Share of each label spread over all.  [default: 0]",
 )
-@click.option("--balance/--no-balance", default=None, help="Let every label weigh the same.  [default: if binary]")
+@click.option("--focal", "focus", type=click.FloatRange(0), help="Gamma of the focal loss.  [default: 0, which is off]")
+@click.option(
+    "--balance",
+    type=click.Choice(["none", "weights", "over", "under"]),
+    help="Make up for rare labels: weigh them, or repeat or leave out photographs.  [default: weights if binary]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "mixed"]),
+    help="mixed computes in bfloat16, which accelerators do faster; auto does where there is one.  [default: auto]",
+)
+@click.option("--cache/--no-cache", default=True, help="Keep decoded photographs on disk meanwhile.  [default: yes]")
 @click.option("--splits", type=click.Path(path_type=Path), help="A split made by `leafport data split`.")
 @click.option("--validation", type=FRACTION, help="Share of the photographs to tune on.  [default: 0.1]")
 @click.option("--test", type=FRACTION, help="Share of the photographs to test on.  [default: 0.1]")
@@ -89,20 +152,33 @@ FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 def command(data: Path, out: Path, **options: Any) -> None:
     """Train a classifier on the photographs in DATA: one folder of them per class.
 
-    The photographs are split into training, validation and test ones by their content. With pretrained weights the
-    head is trained first, then the backbone's later layers gently; with --weights none everything is trained from
-    scratch.
+    The photographs are split into training, validation and test ones by their content, those that show the same
+    picture on one side. With pretrained weights the head is trained first, then the backbone's later layers gently;
+    with --weights none everything is trained from scratch.
+
+    A training that was interrupted or killed goes on after its last epoch when the same command is given again.
     """
     from leafport import files
     from leafport.cli import terminal
+    from leafport.training import checkpoint
+    from leafport.training.config import Config
     from leafport.training.data.splits import Splits
     from leafport.training.evaluation.evaluate import EVALUATION_FILE
     from leafport.training.evaluation.selection import SPLITS_FILE
-    from leafport.training.train import LOG_FILE, Config, train
+    from leafport.training.train import LOG_FILE, train
 
-    config = Config(data, out, **{name: value for name, value in options.items() if value is not None})
-    with chatter() as caught, stages() as progress:
-        train(config, progress=progress)
+    given = {name: value for name, value in options.items() if value is not None}
+    given["head"] = Head(**{name: given.pop(name) for name in HEAD_OPTIONS if name in given})
+    if given.get("augmentation") == "none":
+        given["augmentation"] = None
+    config = Config(data, out, **given)
+    try:
+        with chatter() as caught, stages() as progress:
+            train(config, progress=progress)
+    except KeyboardInterrupt:
+        if checkpoint.folder_for(out).exists():
+            terminal.err.print("What was learned so far is kept: the same command goes on after the last epoch.")
+        raise
     with (out / LOG_FILE).open("a", encoding="utf-8") as log:
         log.write(f"\nWhat the libraries printed:\n{''.join(caught)}")
     terminal.list_skipped(Splits.load(out / SPLITS_FILE).skipped)

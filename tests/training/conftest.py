@@ -63,7 +63,8 @@ def mobilenet_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path, poisonous: Path, mobilenet_weights: Path) -> Path:
     """The folder of a class model with positive classes, trained in both stages for two steps each."""
-    from leafport.training.train import Config, train
+    from leafport.training.config import Config
+    from leafport.training.train import train
 
     out = tmp_path_factory.mktemp("trained") / "run"
     config = Config(

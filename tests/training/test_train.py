@@ -16,8 +16,9 @@ from leafport import images
 from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier, load_contract
 from leafport.errors import DataError, ImageError, LeafportError, ModelError, OutputError
 from leafport.training import train as training
+from leafport.training.config import Config
 from leafport.training.data.splits import Splits
-from leafport.training.train import Config, train
+from leafport.training.train import train
 
 WHOLE = {
     MODEL_FILE,
@@ -105,13 +106,14 @@ def test_fine_tuning_changes_the_layers_it_was_asked_to(
     unfreeze: str, tmp_path: Path, photos: Path, mobilenet_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learning: dict[str, bool] = {}
-    fine_tune = training.loop.train_all
+    fit = training.loop.fit
 
-    def watch(network: Any, *arguments: Any, **options: Any) -> Any:
-        learning.update({layer.name: layer.trainable for layer in network.backbone.layers})
-        return fine_tune(network, *arguments, **options)
+    def watch(model: Any, *arguments: Any, **options: Any) -> Any:
+        if any(layer.name == "mobilenet" for layer in model.layers):
+            learning.update({layer.name: layer.trainable for layer in model.get_layer("mobilenet").layers})
+        return fit(model, *arguments, **options)
 
-    monkeypatch.setattr(training.loop, "train_all", watch)
+    monkeypatch.setattr(training.loop, "fit", watch)
     train(small(photos, tmp_path / "run", weights=str(mobilenet_weights), head_epochs=1, unfreeze=unfreeze))
     assert learning["conv_dw_4"]
     assert learning["conv_pw_13"]
@@ -122,15 +124,15 @@ def test_a_photograph_that_vanishes_while_learning_is_named(
     tmp_path: Path, make_photos: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_photos(tmp_path / "plants", count=6)
-    learn = training.loop.train_all
+    fit = training.loop.fit
 
-    def late(network: Any, photographs: Any, *arguments: Any, **options: Any) -> Any:
-        photographs.paths[3].unlink()
-        lost.append(photographs.paths[3])
-        return learn(network, photographs, *arguments, **options)
+    def late(model: Any, lessons: Any, *arguments: Any, **options: Any) -> Any:
+        lessons.source.paths[3].unlink()
+        lost.append(lessons.source.paths[3])
+        return fit(model, lessons, *arguments, **options)
 
     lost: list[Path] = []
-    monkeypatch.setattr(training.loop, "train_all", late)
+    monkeypatch.setattr(training.loop, "fit", late)
     with pytest.raises(ImageError, match="does not exist") as caught:
         train(small(data, tmp_path / "run", max_steps=None, epochs=1))
     assert str(lost[0]) in str(caught.value)
@@ -140,7 +142,7 @@ def test_a_photograph_that_vanishes_while_learning_is_named(
 def test_training_learns(tmp_path: Path, make_photos: Callable[..., Path]) -> None:
     """Colours a linear model would tell apart, from scratch, in a few epochs: the loop must not get in the way."""
     data = make_photos(tmp_path / "plants", count=30, classes=2)
-    out = train(small(data, tmp_path / "run", max_steps=None, epochs=12, augment=False, patience=12))
+    out = train(small(data, tmp_path / "run", max_steps=None, epochs=12, augmentation=None, patience=12))
     with (out / "history.csv").open() as stream:
         lines = list(csv.DictReader(stream))
     assert max(float(line["accuracy"]) for line in lines) > 0.9
@@ -224,17 +226,3 @@ def test_the_command_line_trains_and_evaluates(
     assert done.exit_code == 0
     assert "were left out: it learned from them" in done.stdout
     assert json.loads(figures.read_text()) == json.loads((out / "evaluation.json").read_text())
-
-
-def test_smoothed_labels_cost_what_keras_says() -> None:
-    import keras
-
-    from leafport.training.loop import _loss
-
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(5), 8).astype(np.float32)
-    truth = np.arange(8) % 5
-    for smoothing in (0.0, 0.1):
-        found = np.asarray(_loss(smoothing)(truth, probabilities))
-        one_hot = np.eye(5, dtype=np.float32)[truth]
-        expected = keras.losses.categorical_crossentropy(one_hot, probabilities, label_smoothing=smoothing)
-        assert np.allclose(found, np.asarray(expected), atol=1e-5)

@@ -1,71 +1,137 @@
 """Photographs as batches of tensors.
 
 Pixels come from ``leafport.images.read``, in training as in evaluation; only batches that are learned from are varied
-afterwards.
+afterwards. Whatever is learned from is read by its number, from a ``Source``: photographs, or a frozen network's
+features of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from leafport import images
 from leafport.contract import ImageInput
 from leafport.errors import ImageError
-from leafport.training.data.augment import Augmentation, augment
+from leafport.training.data import sampling
+from leafport.training.data.augment import Augmentation, augment, mix
+from leafport.training.data.sampling import Sampling
+from leafport.training.data.store import Store
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-CACHE_BYTES = 2**30
+log = logging.getLogger("leafport.training")
 
 
-def batches(
-    paths: Sequence[Path], truth: Sequence[int] | np.ndarray, rule: ImageInput, batch_size: int
-) -> tf.data.Dataset:
-    """Photographs once, in order: (uint8 [<= batch_size, H, W, 3], int32 [<= batch_size])."""
-    import tensorflow as tf
+class Source(Protocol):
+    """Arrays of one shape and dtype, by number. ``read`` is called from several threads."""
 
-    return _read(paths, truth, rule).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> np.ndarray: ...
+
+
+class Pixels:
+    """Photographs as ``rule`` wants them: uint8 [H, W, 3] each; or as each of several rules does: [rules, H, W, 3].
+
+    With a ``cache`` folder each is decoded once and then kept on disk; a full disk ends the keeping, nothing else.
+    ``read`` raises ImageError for a photograph that cannot be used.
+    """
+
+    dtype = np.dtype("uint8")
+
+    def __init__(self, paths: Sequence[Path], rule: ImageInput, *more: ImageInput, cache: Path | None = None) -> None:
+        self.paths, self.rules = paths, (rule, *more)
+        self.shape = (*([1 + len(more)] if more else []), rule.height, rule.width, 3)
+        self._kept = None if cache is None else Store(cache, len(paths), self.shape, "uint8")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> np.ndarray:
+        """The pixels of one photograph, of ``shape``."""
+        kept = self._kept
+        if kept is not None and (found := kept.get(index)) is not None:
+            return found
+        photograph = images.open_rgb(self.paths[index])
+        pixels = np.stack([images.fit(photograph, rule) for rule in self.rules]).reshape(self.shape)
+        if kept is not None:
+            try:
+                kept.put(index, pixels)
+            except OSError as problem:
+                log.warning("photographs are decoded anew each time: they cannot be kept (%s)", problem.strerror)
+                self._kept = None
+        return pixels
 
 
 def training_batches(
-    paths: Sequence[Path],
-    truth: Sequence[int] | np.ndarray,
-    rule: ImageInput,
-    batch_size: int,
+    source: Source,
+    truth: np.ndarray,
     *,
+    classes: int,
+    batch_size: int,
     seed: int,
-    augmentation: Augmentation | None,
+    augmentation: Augmentation | None = None,
+    sampled: Sampling = "all",
+    start: int = 0,
 ) -> tf.data.Dataset:
-    """Photographs without end, shuffled anew each time round and varied: (float32 [N, H, W, 3] 0..255, int32 [N]).
+    """What is learned from, without end: (float32 [batch_size, ...], float32 one-hot [batch_size, classes]).
 
-    An epoch is ``ceil(len(paths) / batch_size)`` batches, the last of which may be smaller. The same seed gives the
-    same batches, however many cores prepare them.
+    Each time round comes in another order, straight after the one before it, so that every batch is full. The
+    same seed gives the same batches, however many cores prepare them, and ``start`` enters them at any batch.
+
+    Args:
+        truth: int [N], which class each of the source's N arrays shows.
+        augmentation: how photographs (uint8 [H, W, 3], or [ways, H, W, 3] of which one is drawn) are varied and mixed;
+            None leaves the source's arrays alone.
+        start: how many batches to leave out.
     """
     import tensorflow as tf
 
-    photographs = _read(paths, truth, rule)
-    if len(paths) * rule.height * rule.width * 3 <= CACHE_BYTES:
-        photographs = photographs.cache()  # Decoding a phone's photograph takes longer than learning from it.
-    photographs = photographs.shuffle(max(1, min(len(paths), 4096)), seed=seed).batch(batch_size).repeat()
+    several = source.shape[0] if len(source.shape) == 4 else None
+
+    def numbers() -> Iterator[int]:
+        return sampling.order(truth, sampled, seed=seed, start=start * batch_size)
 
     def vary(step: Any, batch: tuple[Any, Any]) -> tuple[Any, Any]:
-        pixels = tf.cast(batch[0], tf.float32)
-        if augmentation is not None:
-            pixels = augment(pixels, tf.stack([tf.constant(seed, tf.int64), step]), augmentation)
-        return pixels, batch[1]
+        values, labels = batch[0], tf.one_hot(batch[1], classes)
+        if augmentation is None:
+            return tf.cast(values, tf.float32), labels
+        seeds = tf.stack([tf.constant(seed, tf.int64), step])
+        if several:  # Ways to shrink each photograph: one is drawn.
+            values = tf.gather(
+                values, tf.random.stateless_uniform((batch_size,), seeds, 0, several, tf.int64), axis=1, batch_dims=1
+            )
+        return mix(augment(values, seeds, augmentation), labels, seeds, augmentation)
 
-    numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(), photographs))
-    return numbered.map(vary, num_parallel_calls=os.cpu_count() or 1, deterministic=True).prefetch(2)
+    indices = tf.data.Dataset.from_generator(numbers, output_signature=tf.TensorSpec((), tf.int64))
+    batches = _load(indices, source, truth).batch(batch_size, drop_remainder=True).enumerate(start)
+    return batches.map(vary, num_parallel_calls=os.cpu_count() or 1, deterministic=True).prefetch(2)
+
+
+def batches(source: Source, truth: np.ndarray, *, classes: int, batch_size: int) -> tf.data.Dataset:
+    """Everything once, in order: (float32 [<= batch_size, ...], float32 one-hot [<= batch_size, classes])."""
+    import tensorflow as tf
+
+    loaded = _load(tf.data.Dataset.range(len(source)), source, truth).batch(batch_size)
+    one_hot = loaded.map(lambda values, labels: (tf.cast(values, tf.float32), tf.one_hot(labels, classes)))
+    return one_hot.prefetch(2)
 
 
 @contextlib.contextmanager
@@ -84,19 +150,35 @@ def naming_photographs() -> Iterator[None]:
         raise
 
 
-def read_ahead(paths: Sequence[Path], rule: ImageInput, batch_size: int = 32) -> Iterator[np.ndarray]:
-    """Photographs once, in order, as uint8 [<= batch_size, H, W, 3]; the next batch is read while one is used.
+def read_ahead(source: Source, batch_size: int = 32) -> Iterator[np.ndarray]:
+    """Everything once, in order, as [<= batch_size, ...]; the next batch is read while one is used.
 
     Raises:
         ImageError: at the first photograph that cannot be used.
     """
-    chunks = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    chunks = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        ahead = [pool.submit(images.read, path, rule) for path in (chunks[0] if chunks else ())]
-        for index in range(len(chunks)):
-            following = chunks[index + 1] if index + 1 < len(chunks) else ()
-            current, ahead = ahead, [pool.submit(images.read, path, rule) for path in following]
+        ahead = [pool.submit(source.read, index) for index in (chunks[0] if chunks else ())]
+        for number in range(len(chunks)):
+            following = chunks[number + 1] if number + 1 < len(chunks) else ()
+            current, ahead = ahead, [pool.submit(source.read, index) for index in following]
             yield np.stack([future.result() for future in current])
+
+
+def answers(model: keras.Model, source: Source, batch_size: int = 32) -> Iterator[np.ndarray]:
+    """What ``model`` (float32 [N, ...] to float32 [N, ...]) says of everything in ``source``, batch by batch.
+
+    Raises:
+        ImageError: at the first photograph that cannot be used.
+    """
+    import tensorflow as tf
+
+    def call(values: Any) -> Any:
+        return model(tf.cast(values, tf.float32), training=False)
+
+    traced = tf.function(call, reduce_retracing=True)
+    for batch in read_ahead(source, batch_size):
+        yield traced(batch).numpy()
 
 
 def infer(
@@ -112,33 +194,26 @@ def infer(
     Raises:
         ImageError: at the first photograph that cannot be used.
     """
-    import tensorflow as tf
-
-    def call(pixels: Any) -> Any:
-        return model(tf.cast(pixels, tf.float32), training=False)
-
-    traced = tf.function(call, reduce_retracing=True)
     found = [np.empty((0, model.output_shape[-1]), np.float32)]
     done = 0
-    for batch in read_ahead(paths, rule, batch_size):
-        found.append(traced(batch).numpy())
+    for batch in answers(model, Pixels(paths, rule), batch_size):
+        found.append(batch)
         done += len(batch)
         if progress:
             progress(done, len(paths))
     return np.concatenate(found)
 
 
-def _read(paths: Sequence[Path], truth: Sequence[int] | np.ndarray, rule: ImageInput) -> tf.data.Dataset:
+def _load(indices: tf.data.Dataset, source: Source, truth: np.ndarray) -> tf.data.Dataset:
+    """Numbers to (array, int32 label); arrays are read on all cores, and stay in order."""
     import tensorflow as tf
 
-    def read(path: bytes) -> np.ndarray:
-        return images.read(Path(os.fsdecode(path)), rule)
+    labels = tf.constant(np.asarray(truth, np.int32))
+    dtype = tf.as_dtype(source.dtype)
 
-    def load(path: Any, label: Any) -> tuple[Any, Any]:
-        pixels = tf.numpy_function(read, [path], tf.uint8, stateful=False)
-        pixels.set_shape((rule.height, rule.width, 3))
-        return pixels, label
+    def load(index: Any) -> tuple[Any, Any]:
+        value = tf.numpy_function(lambda number: source.read(int(number)), [index], dtype, stateful=False)
+        value.set_shape(source.shape)
+        return value, labels[index]
 
-    names = tf.constant([os.fsencode(path) for path in paths], tf.string)
-    pairs = tf.data.Dataset.from_tensor_slices((names, np.asarray(truth, np.int32)))
-    return pairs.map(load, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
+    return indices.map(load, num_parallel_calls=os.cpu_count() or 1, deterministic=True)

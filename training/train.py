@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 LOG_FILE = "train.log"
 HISTORY_FILE = "history.csv"
+RECORD_FILE = "training.json"
 HISTORY_PLOT = "plots/history.png"
 CONFUSION_FILE = "confusion.csv"
 CONFUSION_PLOT = "plots/confusion.png"
@@ -50,9 +51,10 @@ log = logging.getLogger("leafport.training")
 def train(config: Config, *, progress: Progress | None = None) -> Path:
     """Train a classifier and write its folder; returns ``config.out``.
 
-    Nothing stands at ``config.out`` before everything does: model.keras, classifier.json, splits.json, history.csv,
-    evaluation.json and confusion.csv (of the test split), plots/ and train.log. What is learned on the way is kept
-    beside it, in a hidden folder: when a training was killed, the same one goes on after its last epoch.
+    Nothing stands at ``config.out`` before everything does: model.keras, classifier.json, splits.json, training.json
+    (what was asked for, and the calibration), history.csv, evaluation.json and confusion.csv (of the test split),
+    plots/ and train.log. What is learned on the way is kept beside it, in a hidden folder: when a training was killed,
+    the same one goes on after its last epoch.
 
     Raises:
         DataError: the photographs or the positive file cannot be used.
@@ -68,12 +70,15 @@ def train(config: Config, *, progress: Progress | None = None) -> Path:
             "everything."
         )
     _check_out(config)
-    with checkpoint.working(config.out) as work, files.staged(config.out) as staging:
+    with checkpoint.working(config.out) as work, files.writable(config.out):
+        staging = work.folder / "classifier"
+        files.remove(staging)
         staging.mkdir()
         _check_space(config.out, FREE_BYTES)
         with _logging_to(work.folder / LOG_FILE):
             _train(config, work, staging, progress or (lambda stage, done, total, note: None))
         shutil.copyfile(work.folder / LOG_FILE, staging / LOG_FILE)
+        files.move_into_place(staging, config.out)
     return config.out
 
 
@@ -84,7 +89,8 @@ def _train(config: Config, work: checkpoint.Work, out: Path, progress: Progress)
     contract = _contract(config, divided)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     log.info("%s, %s, Python %s", versions, platform.platform(), platform.python_version())
-    checkpoints = work.checkpoints(_request(config, divided, versions), drop=config.overwrite)
+    request = _request(config, divided, versions)
+    checkpoints = work.checkpoints(request, drop=config.overwrite)
     began = time.monotonic()
     model, history = stages.run(
         config, divided, contract, checkpoints, work.folder, progress, check_space=lambda b: _check_space(config.out, b)
@@ -95,7 +101,8 @@ def _train(config: Config, work: checkpoint.Work, out: Path, progress: Progress)
 
     classifier, found = _tuned(model, contract, divided, question, config, progress)
     classifier.save(out)
-    _judge(classifier, divided, found, out, progress)
+    files.write_json(out / RECORD_FILE, {"request": request, "calibration": asdict(found)})
+    _judge(classifier, divided, out, progress)
 
 
 def _divide(config: Config, progress: Progress) -> tuple[Splits, Task]:
@@ -185,7 +192,7 @@ def _tuned(
     return Classifier(model, contract.model_copy(update={"safety": chosen})), found
 
 
-def _judge(classifier: Classifier, divided: Splits, found: Calibration, out: Path, progress: Progress) -> None:
+def _judge(classifier: Classifier, divided: Splits, out: Path, progress: Progress) -> None:
     """Ask the finished classifier about the test split, which nothing has looked at before."""
     labels = classifier.contract.labels
     chosen = selection.test_split(divided)
@@ -197,8 +204,7 @@ def _judge(classifier: Classifier, divided: Splits, found: Calibration, out: Pat
     plots.draw_confusion(out / CONFUSION_PLOT, matrix, labels)
     plots.draw_reliability(out / RELIABILITY_PLOT, metrics.reliability(probabilities, chosen.truth))
     _write_confusion(out / CONFUSION_FILE, matrix, labels)
-    value |= {"calibration": asdict(found)} | chosen.provenance()
-    files.write_json(out / evaluate.EVALUATION_FILE, value)
+    files.write_json(out / evaluate.EVALUATION_FILE, value | chosen.provenance())
     log.info("test: top-1 %.4f, top-5 %s, binary %s", value["top1"], value["top5"], value.get("binary"))
 
 

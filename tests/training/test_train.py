@@ -24,6 +24,7 @@ WHOLE = {
     MODEL_FILE,
     CONTRACT_FILE,
     "splits.json",
+    "training.json",
     "history.csv",
     "evaluation.json",
     "confusion.csv",
@@ -69,6 +70,9 @@ def test_a_class_model_with_positive_classes(trained: Path, photos: Path) -> Non
     assert [row[0] for row in rows] == list(contract.labels)
     supports = [evaluation["per_class"][label]["n"] for label in contract.labels]
     assert [sum(map(int, row[1:])) for row in rows] == supports
+    record = json.loads((trained / "training.json").read_text())
+    assert record["request"]["backbone"] == "mobilenet"
+    assert record["calibration"]["n"] == len(divided.validation)
     low, high = evaluation["intervals"]["top1"]
     assert low <= evaluation["top1"] <= high
     assert evaluation["intervals"]["top5"] is None

@@ -17,11 +17,12 @@ def accuracy(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) -
     top = Accuracy(n=len(truth), top1=metrics.top_k(probabilities, truth, 1), top3=top3, top5=top5)
     if contract.safety is None:
         return top
+    safety, score = contract.safety, contract.positive_score(probabilities)
     binary = metrics.binary_figures(
-        contract.positive_score(probabilities),
+        score,
         np.isin(truth, contract.positive_indices),
-        contract.safety.threshold,
-        confidence=contract.safety.confidence,
+        safety.threshold,
+        confidence=safety.confidence,
     )
     return top.model_copy(
         update={
@@ -33,6 +34,7 @@ def accuracy(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) -
             "precision": binary.precision,
             "f1": binary.f1,
             "false_alarm_rate": binary.false_alarm_rate,
+            "not_sure": float(safety.unsure(score).mean()) if safety.not_sure else None,
         }
     )
 

@@ -98,7 +98,8 @@ class Accuracy(_Record):
     """Right answers on ``n`` photographs. A top-k that every answer must reach is null.
 
     The safety figures, from ``threshold`` on, are null where the contract names no positive labels; ``recall``,
-    ``precision`` and the others also where they have nothing to divide by.
+    ``precision`` and the others also where they have nothing to divide by. ``not_sure`` is the share of all
+    photographs in the contract's not-sure band, null where it has none.
     """
 
     n: int = Field(ge=1)
@@ -113,6 +114,7 @@ class Accuracy(_Record):
     precision: Share | None = None
     f1: Share | None = None
     false_alarm_rate: Share | None = None
+    not_sure: Share | None = None
 
 
 class Agreement(_Record):

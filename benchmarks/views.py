@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leafport import files, pages, wording
+from leafport import files, pages, promise
 from leafport.benchmarks import plot, verdict
 from leafport.benchmarks import report as schema
 from leafport.benchmarks.report import JSON_FILE, Report
@@ -48,7 +48,7 @@ def _context(reports: Sequence[Report]) -> dict[str, Any]:
         "verdict": verdict,
         "plot": plot,
         "best": best,
-        "safe_promise": safe_promise,
+        "promise": promise,
     }
 
 
@@ -73,36 +73,6 @@ def best(report: Report) -> dict[str, set[str]]:
         "memory": _least({row.name: row.peak_rss_bytes for row in timed}),
         "top1": _least({row.name: -row.accuracy.top1 for row in rows if row.accuracy}),
     }
-
-
-def safe_promise(report: Report) -> list[str]:
-    """What the contract promises of alarms, in sentences."""
-    safety = report.contract.safety
-    assert safety is not None
-    confidence = wording.level(safety.confidence)
-    said = [
-        f"A photograph is called dangerous when the dangerous labels' probabilities add up to {safety.threshold:g} "
-        "or more.",
-        f"That threshold was chosen on {safety.positives:,} dangerous and {safety.negatives:,} harmless photographs of "
-        f"the {safety.chosen_on} split. There it found {wording.percent(safety.recall)} of the dangerous ones and "
-        f"called {wording.percent(safety.false_alarm_rate)} of the harmless ones dangerous.",
-    ]
-    promise = (
-        f"With {confidence} confidence it finds at least {wording.percent(safety.recall_lower_bound)} of dangerous "
-        "photographs like those"
-    )
-    required = wording.level(safety.required_recall)
-    if safety.attained:
-        said.append(f"{promise}; {required} were required.")
-    else:
-        said.append(
-            f"{promise}: less than the {required} required. No threshold reaches that with so few dangerous "
-            "photographs, so it is the largest that missed none of them."
-        )
-    if safety.not_sure:
-        low, high = safety.not_sure
-        said.append(f"Between {low:g} and {high:g} an app should say that it does not know.")
-    return said
 
 
 def _least(values: dict[str, Any]) -> set[str]:

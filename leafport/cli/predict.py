@@ -45,19 +45,23 @@ def command(model: Path, photographs: tuple[Path, ...], top: int, as_json: bool)
 def interpret(contract: Contract, probabilities: np.ndarray, top: int) -> dict[str, Any]:
     """One photograph's answer: its ``top`` classes, and the verdict where the contract has positive labels.
 
-    The verdict is the positive (dangerous) one at the contract's threshold or above it, "not sure" inside its
-    not-sure band, and otherwise None: leafport never calls anything safe.
+    The verdict is "not sure" inside the contract's not-sure band, else "positive" (dangerous) at its threshold or
+    above it, else None: leafport never calls anything safe.
     """
     row = probabilities[0]
     order = np.argsort(-row, kind="stable")[:top]
     answer: dict[str, Any] = {"top": [{"label": contract.labels[i], "probability": float(row[i])} for i in order]}
     if contract.safety is not None:
-        score = float(contract.positive_score(probabilities)[0])
-        band = contract.safety.not_sure
-        verdict = "positive" if score >= contract.safety.threshold else None
-        if band and band[0] <= score <= band[1]:
+        safety, score = contract.safety, float(contract.positive_score(probabilities)[0])
+        verdict = "positive" if score >= safety.threshold else None
+        if safety.unsure(np.array([score])).any():
             verdict = "not sure"
-        answer |= {"positive_score": score, "threshold": contract.safety.threshold, "verdict": verdict}
+        answer |= {
+            "positive_score": score,
+            "threshold": safety.threshold,
+            "not_sure": list(safety.not_sure) if safety.not_sure else None,
+            "verdict": verdict,
+        }
     return answer
 
 
@@ -92,8 +96,10 @@ def _say(answer: dict[str, Any]) -> None:
         click.echo(f"  {choice['probability']:6.1%}  {choice['label']}")
     if "verdict" in answer:
         words = {
-            "positive": click.style("treat as poisonous", fg="red", bold=True),
-            "not sure": click.style("not sure: treat as poisonous", fg="yellow"),
-            None: "below the threshold, which is no proof: do not eat on this tool's word",
+            "positive": click.style("treat as dangerous", fg="red", bold=True),
+            "not sure": click.style("not sure: treat as dangerous", fg="yellow"),
+            None: "no alarm, which is no proof: do not eat or touch it on this tool's word",
         }[answer["verdict"]]
-        click.echo(f"  score {answer['positive_score']:.3f} of {answer['threshold']:.3f}: {words}")
+        score, band = answer["positive_score"], answer["not_sure"]
+        limits = f"not sure from {band[0]:g} to {band[1]:g}" if band else f"dangerous from {answer['threshold']:g}"
+        click.echo(f"  score {score:.4g} ({limits}): {words}")

@@ -161,7 +161,7 @@ def crop_box(size, target):
 def verdict(probabilities, labels, safety):
     """What to tell somebody who may eat it. It never says that anything is safe."""
     positives = [labels.index(label) for label in safety["positive_labels"]]
-    score = float(sum(probabilities[index] for index in positives))
+    score = min(1.0, float(sum(probabilities[index] for index in positives)))
     measured = f"score {score:.4f}, threshold {safety['threshold']:.4f}"
     low, high = safety.get("not_sure") or (2, 2)
     if low <= score <= high:

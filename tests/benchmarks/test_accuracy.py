@@ -41,6 +41,13 @@ def test_accuracy_and_safety_by_hand(contract: Contract) -> None:
     assert figures.recall_lower_bound == pytest.approx(0.05**0.5)
 
 
+def test_the_share_that_is_not_sure(contract: Contract) -> None:
+    assert contract.safety
+    assert accuracy(KERAS, TRUTH, contract).not_sure is None
+    safety = contract.safety.model_copy(update={"not_sure": (0.25, 0.35)})
+    assert accuracy(KERAS, TRUTH, contract.model_copy(update={"safety": safety})).not_sure == 0.25  # Only the second.
+
+
 def test_agreement_by_hand(contract: Contract) -> None:
     compared = agreement(KERAS, OTHER, TRUTH, contract)
     assert (compared.n, compared.top1) == (4, 0.5)

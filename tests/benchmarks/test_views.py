@@ -231,7 +231,8 @@ def test_several_models_share_a_page(ordinary: Report, tmp_path: Path, safety: S
     assert len(ids) == len(set(ids))
     assert "#model-1" in page
     assert ">poison</h1>" in page
-    assert "88 dangerous and 328 harmless" in page
+    assert "88 positive and 328 other photographs" in page
+    assert "permission to eat" in page
     assert read_report(tmp_path / "report.json") == (ordinary, other)
     assert "## poison" in (tmp_path / "report.md").read_text()
 
@@ -256,8 +257,10 @@ def test_the_page_can_be_read_by_machines(ordinary: Report, safety: Safety) -> N
 
 
 def test_markdown_tables_have_as_many_cells_as_columns(ordinary: Report, safety: Safety) -> None:
-    text = views.markdown([ordinary, report(*ordinary.artifacts, safety=safety)])
+    band = safety.model_copy(update={"not_sure": (0.1, 0.4), "not_sure_coverage": 0.95})
+    text = views.markdown([ordinary, *(report(*ordinary.artifacts, safety=one) for one in (safety, band))])
+    assert text.count("| not sure |") == 1
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) >= 5
+    assert len(blocks) >= 6
     for lines in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, lines

@@ -135,7 +135,7 @@ def test_predict_says_the_same_from_the_classifier_and_a_file(
 
 def test_predict_never_calls_anything_safe(run: Path, photographs: tuple[Path, ...]) -> None:
     said = leafport("predict", run, *photographs).stdout.lower()
-    assert "treat as poisonous" in said
+    assert "treat as dangerous" in said
     assert "do not eat" in said
     assert "safe" not in said
     assert "edible" not in said

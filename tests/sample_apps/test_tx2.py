@@ -95,6 +95,9 @@ def test_nothing_is_ever_called_safe(app: ModuleType) -> None:
     for score in (0.1, 0.2, 0.5):
         assert app.verdict(np.array([1 - score, score, 0.0]), LABELS, unsure).startswith("not sure")
     assert app.verdict(np.array([0.4, 0.6, 0.0]), LABELS, unsure).startswith("ring: do not eat")
+    saturated = np.array([2**-22, 1.0, 0.0], np.float32)  # Their sum is above 1, where no score may lie.
+    never_sure = {"positive_labels": ["disc", "ring"], "threshold": 0.3, "not_sure": [0.0, 1.0]}
+    assert app.verdict(saturated, LABELS, never_sure).startswith("not sure")
 
 
 def odd_photographs(folder: Path) -> list[Path]:

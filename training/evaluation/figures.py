@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from leafport import metrics
-from leafport.contract import Contract
+from leafport.contract import Contract, Safety
 
 CONFIDENCE = 0.95
 MOST_CONFUSIONS = 30
@@ -63,8 +63,9 @@ def accuracy(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
 def binary(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) -> dict[str, Any]:
     """Figures of the question "is it dangerous?" at the contract's threshold.
 
-    ``recall_lower_bound`` is one-sided, with the contract's confidence; the area under the ROC curve and the average
-    precision are of all thresholds, and None where one of the two kinds is missing.
+    ``not_sure`` says how many of each kind lie in the contract's not-sure band and how many on its wrong side, and is
+    None where there is no band. ``recall_lower_bound`` is one-sided, with the contract's confidence; the area under the
+    ROC curve and the average precision are of all thresholds, and None where one of the two kinds is missing.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -94,6 +95,18 @@ def binary(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) -> 
         },
         "roc_auc": float(roc_auc_score(positive, score)) if both else None,
         "average_precision": float(average_precision_score(positive, score)) if both else None,
+        "not_sure": _band(score.astype(np.float64), positive, safety) if safety.not_sure else None,
+    }
+
+
+def _band(score: np.ndarray, positive: np.ndarray, safety: Safety) -> dict[str, int]:
+    assert safety.not_sure is not None
+    (low, high), inside = safety.not_sure, safety.unsure(score)
+    return {
+        "positives": int((inside & positive).sum()),
+        "negatives": int((inside & ~positive).sum()),
+        "positives_below": int((positive & (score < low)).sum()),
+        "negatives_above": int((~positive & (score > high)).sum()),
     }
 
 

@@ -230,3 +230,23 @@ def test_a_second_way_of_asking_is_held_against_the_first() -> None:
     expected = figures(varied, truth, contract(5, (1,)))
     assert all(found[name] == expected[name] for name in ("top1", "top3", "intervals", "log_loss", "binary"))
     assert beside(plain, plain, truth, contract(5))["p_value"] == 1.0
+
+
+@given(drawn)
+def test_three_answers_are_counted_as_scikit_learn_would(data: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, truth = data
+    plain = contract(probabilities.shape[1], (0, 1))
+    assert plain.safety
+    assert figures(probabilities, truth, plain)["binary"]["not_sure"] is None
+    band = plain.model_copy(update={"safety": plain.safety.model_copy(update={"not_sure": (0.25, 0.5)})})
+    score = band.positive_score(probabilities).astype(float)
+    answer = np.select([score < 0.25, score > 0.5], ["no", "yes"], "not sure")
+    table = reference.confusion_matrix(
+        np.where(np.isin(truth, (0, 1)), "yes", "no"), answer, labels=["no", "not sure", "yes"]
+    )
+    assert figures(probabilities, truth, band)["binary"]["not_sure"] == {
+        "positives": table[2, 1],
+        "negatives": table[0, 1],
+        "positives_below": table[2, 0],
+        "negatives_above": table[0, 2],
+    }

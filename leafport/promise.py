@@ -157,6 +157,12 @@ def _seen(safety: Safety, figures: Mapping[str, Any]) -> list[str]:
             f"Of {count(figures['negatives'], 'other photograph')} it was neither trained nor tuned on it calls "
             f"{percent(figures['false_alarm_rate'])} {kind}."
         )
+    if band := figures.get("not_sure"):
+        said.append(
+            f'"Not sure" is the answer for {band["positives"]:,} of these {kind} and {band["negatives"]:,} of these '
+            f"other photographs; {band['positives_below'] or 'none'} of the {kind} ones lie below the band, and "
+            f"{band['negatives_above'] or 'none'} of the others above it."
+        )
     return said
 
 

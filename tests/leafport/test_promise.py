@@ -70,6 +70,10 @@ def test_the_test_split_has_its_own_figures() -> None:
     assert "at least 94.7 % of such" in words
     assert "Of 328 other photographs it was neither trained nor tuned on it calls 48.2 % venomous." in words
     assert "worse than was promised" not in words
+    band = {"positives": 12, "negatives": 140, "positives_below": 0, "negatives_above": 9}
+    words = said(safety(), {**figures, "false_alarm_rate": 158 / 328, "not_sure": band})
+    assert '"Not sure" is the answer for 12 of these venomous and 140 of these other photographs' in words
+    assert "none of the venomous ones lie below the band, and 9 of the others above it." in words
     worse = {**figures, "recall": 80 / 89, "recall_lower_bound": 0.831, "false_alarm_rate": None, "negatives": 0}
     assert "worse than was promised" in said(safety(), worse)
     assert "0 other photographs" not in said(safety(), worse)

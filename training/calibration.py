@@ -14,11 +14,11 @@ import numpy as np
 
 from leafport import metrics
 from leafport.errors import DataError, ModelError
+from leafport.training.heads import PROBABILITIES
 
 if TYPE_CHECKING:
     import keras
 
-LAST_LAYER = "probabilities"
 LARGEST = 20.0
 SIGNIFICANCE = 0.05
 
@@ -99,16 +99,16 @@ def apply(model: keras.Model, temperature: float) -> None:
     """Divide the logits of a model by ``temperature``, by dividing the weights of its last layer.
 
     Raises:
-        ModelError: the model does not end in the layer ``leafport.training.backbones`` gives it.
+        ModelError: the model does not end in the layer ``leafport.training.heads`` gives it.
     """
     import keras
 
     last = model.layers[-1]
     fits = isinstance(last, keras.layers.Dense) and last.activation is keras.activations.softmax
-    if not fits or last.name != LAST_LAYER:
+    if not fits or last.name != PROBABILITIES:
         raise ModelError(
             f"The model {model.name!r} ends in {last.name!r}, a {type(last).__name__}. A temperature can only be "
-            f"folded into a dense softmax layer called {LAST_LAYER!r}."
+            f"folded into a dense softmax layer called {PROBABILITIES!r}."
         )
     last.set_weights([weights / np.float32(temperature) for weights in last.get_weights()])
 

@@ -191,7 +191,7 @@ def command(data: Path, out: Path, **options: Any) -> None:
 
 def show(value: dict[str, Any], contract_file: Path) -> None:
     """The lines at the end: how good it is, and what its threshold promises."""
-    from leafport import files
+    from leafport import files, promise
     from leafport.cli import terminal
     from leafport.contract import Contract
 
@@ -204,18 +204,8 @@ def show(value: dict[str, Any], contract_file: Path) -> None:
     binary, safety = value.get("binary"), contract.safety
     if not binary or not safety:
         return
-    found = "none were there" if binary["recall"] is None else f"recall {binary['recall']:.1%}"
-    alarms = "" if binary["false_alarm_rate"] is None else f", false alarms {binary['false_alarm_rate']:.1%}"
-    labels = safety.positive_labels
-    asked = labels[0] if len(labels) == 1 else f"{len(labels)} positive classes"
-    say(f"{asked} at a threshold of {safety.threshold:g}: {found}{alarms}.")
-    if not safety.attained:
-        say(
-            f"The {safety.positives} positive validation photographs are too few to promise a recall of "
-            f"{safety.required_recall:.0%}. The threshold misses none of them, which shows no more than "
-            f"{safety.recall_lower_bound:.0%}.",
-            style="yellow",
-        )
+    for sentence in promise.in_words(safety, binary):
+        say(sentence, style=None if safety.attained else "yellow")
 
 
 @contextlib.contextmanager

@@ -102,3 +102,17 @@ def test_doubtful_labels_are_found_by_a_pretrained_network(shared: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     doubts = json.loads((tmp_path / "check.json").read_text())["suspicions"]
     assert f"Fireweed/stray{stray.suffix}" in [doubt["path"] for doubt in doubts[:3]]
+
+
+def test_preview(drawn: Path, tmp_path: Path) -> None:
+    one, other = sorted(drawn.glob("*/*.jpg"))[:2]
+    out = tmp_path / "preview.png"
+    done = leafport("preview", one, other, "--out", out, "--augment", "mixup=0.2", "--image-size", "64", "--draws", "2")
+    assert done.returncode == 0, done.stderr
+    assert Image.open(out).width < 500
+    assert f"{out}: " in done.stdout
+    out.unlink()
+    done = leafport("preview", one, "--out", out, "--augment", "mixup=20")
+    assert done.returncode == 2
+    assert "mixup is 20; it must lie between 0 and 10" in done.stderr
+    assert not out.exists()

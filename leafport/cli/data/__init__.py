@@ -1,0 +1,16 @@
+"""leafport data: know your photographs before you train on them. One module per verb."""
+
+from __future__ import annotations
+
+import click
+
+from leafport.cli.data import check, preview, split, stats
+
+
+@click.group("data")
+def command() -> None:
+    """Look at photographs in class folders: what there is, what is wrong with it, and how it is split."""
+
+
+for verb in (stats, check, split, preview):
+    command.add_command(verb.command)

@@ -246,7 +246,7 @@ def _load(backbone: keras.Model, name: str, weights: str) -> None:
     if not path.name.endswith(SUFFIXES):
         raise ModelError(f"{path} is not a weights file: its name must end in {', '.join(SUFFIXES)}.")
     wanted = sum(weight.shape.num_elements() for weight in backbone.weights)
-    found = _stored_values(path)
+    found = stored_values(path)
     fault = f"it holds {found:,} values, {name} without its top has {wanted:,}" if found != wanted else None
     if fault is None:
         try:
@@ -269,7 +269,7 @@ def _origin(row: Backbone) -> str:
     )
 
 
-def _stored_values(path: Path) -> int:
+def stored_values(path: Path) -> int:
     """How many numbers an HDF5 file holds. Keras itself would leave those it has no layer for aside, silently."""
     import h5py
 

@@ -116,3 +116,25 @@ def test_preview(drawn: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "mixup is 20; it must lie between 0 and 10" in done.stderr
     assert not out.exists()
+
+
+def test_filter(drawn: Path, tmp_path: Path) -> None:
+    import keras
+
+    weights, names, out = tmp_path / "top.weights.h5", tmp_path / "names.txt", tmp_path / "out"
+    keras.applications.MobileNetV2(weights=None).save_weights(weights)
+    names.write_text("\n".join(f"thing {index}" for index in range(1000)))
+    given = (drawn, "--weights", weights, "--imagenet-labels", names)
+    done = leafport("filter", *given, "--out", out, "--keep", "thing ?", "--keep", "thing 99")
+    assert done.returncode == 0, done.stderr
+    assert "Looking for: thing 0, thing 1" in done.stdout
+    value = json.loads((out / "filter.json").read_text())
+    assert len(value["classes"]) == 11
+    kept = [entry for entry in value["photographs"] if entry["kept"]]
+    assert len(list((out / "kept").glob("*/*.jpg"))) == len(kept)
+    assert len(list((out / "dropped").glob("*/*.jpg"))) == 64 - len(kept)
+    assert f"{len(kept)} photographs kept, {64 - len(kept)} dropped" in done.stdout
+    assert f"leafport train {out / 'kept'}" in done.stdout
+    done = leafport("filter", *given, "--out", tmp_path / "other", "--keep", "thnig 3")
+    assert done.returncode == 2
+    assert "called 'thnig 3'. There are: thing 3" in done.stderr

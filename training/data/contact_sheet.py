@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_MARGIN, _GAP, _CAPTION, _COLUMN = 16, 8, 18, 190
+_MARGIN, _GAP, _LINE, _COLUMN = 16, 8, 17, 190
 _INK, _GREY, _LETTERS = "#222222", "#777777", 28
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One photograph, uint8 [H, W, 3], and the line below it."""
+    """One photograph, uint8 [H, W, 3], and the lines below it."""
 
     pixels: np.ndarray
     caption: str = ""
@@ -35,7 +35,7 @@ def draw(rows: Sequence[Row]) -> Image.Image:
     height, width = rows[0].tiles[0].pixels.shape[:2]
     left = _MARGIN + (_COLUMN if any(row.title for row in rows) else 0)
     small, large = ImageFont.load_default(12), ImageFont.load_default(16)
-    captions = [_CAPTION if any(tile.caption for tile in row.tiles) else 0 for row in rows]
+    captions = [_LINE * max(len(tile.caption.splitlines()) for tile in row.tiles) for row in rows]
     across = left + max(len(row.tiles) for row in rows) * (width + _GAP) - _GAP + _MARGIN
     down = sum(height + caption + _GAP for caption in captions) - _GAP + 2 * _MARGIN
     page = Image.new("RGB", (across, down), "white")
@@ -47,7 +47,9 @@ def draw(rows: Sequence[Row]) -> Image.Image:
         for index, tile in enumerate(row.tiles):
             x = left + index * (width + _GAP)
             page.paste(Image.fromarray(tile.pixels), (x, top))
-            pen.text((x, top + height + 2), _shortened(tile.caption, small, width), _GREY, small)
+            for number, line in enumerate(tile.caption.splitlines()):
+                place = (x, top + height + 2 + number * _LINE)
+                pen.text(place, _shortened(line, small, width), _GREY, small)
         top += height + caption + _GAP
     return page
 

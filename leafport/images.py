@@ -6,6 +6,7 @@ all call ``read``, so what a model learned from is what it is asked about.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,29 +31,32 @@ _KERNELS = {
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read(path: Path, rule: ImageInput) -> np.ndarray:
+def read(path: Path, rule: ImageInput, data: bytes | None = None) -> np.ndarray:
     """The pixels of one photograph, as ``rule`` wants them: uint8 [height, width, 3], RGB.
+
+    Args:
+        data: what the file holds, where that is in memory; ``path`` then only names it in errors.
 
     Raises:
         ImageError: the file is missing, not an image, damaged, or larger than 2**27 pixels.
     """
-    return fit(open_rgb(path), rule)
+    return fit(open_rgb(path, data), rule)
 
 
-def open_rgb(path: Path) -> Image.Image:
+def open_rgb(path: Path, data: bytes | None = None) -> Image.Image:
     """A photograph upright (EXIF applied), in 8-bit RGB: transparency on white, 16-bit greys scaled, first frame.
 
-    Its ``format`` is the file's ("JPEG"), whatever the file's name says.
+    Its ``format`` is the file's ("JPEG"), whatever the file's name says. ``data`` is as for ``read``.
 
     Raises:
         ImageError: the file is missing, not an image, damaged, or larger than 2**27 pixels.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if (path.stat().st_size if data is None else len(data)) > MAX_FILE_BYTES:
             raise ImageError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB. Shrink it or leave it out.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes and odd EXIF blocks; the limits here are our own.
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path if data is None else io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise ImageError(

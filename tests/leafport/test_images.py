@@ -106,6 +106,21 @@ def test_a_pixel_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
         images.read(tmp_path / "bomb.png", RULE)
 
 
+def test_bytes_in_memory_give_the_pixels_of_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(tmp_path / "turned.jpg", exif=exif, quality=60)
+    data, nowhere = (tmp_path / "turned.jpg").read_bytes(), Path("archive/turned.jpg")
+    assert np.array_equal(images.read(nowhere, RULE, data), images.read(tmp_path / "turned.jpg", RULE))
+    with pytest.raises(ImageError, match=r"archive/turned\.jpg is damaged"):
+        images.read(nowhere, RULE, data[:-50])
+    with pytest.raises(ImageError, match=r"archive/turned\.jpg is not an image"):
+        images.read(nowhere, RULE, b"")
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(data) - 1)
+    with pytest.raises(ImageError, match="is larger than"):
+        images.read(nowhere, RULE, data)
+
+
 def test_crop_takes_the_centre_and_squash_takes_all() -> None:
     image = picture(size=(32, 8))
     cropped = images.fit(image, ImageInput(height=8, width=8, fit="crop", kernel="nearest"))

@@ -138,3 +138,16 @@ def test_filter(drawn: Path, tmp_path: Path) -> None:
     done = leafport("filter", *given, "--out", tmp_path / "other", "--keep", "thnig 3")
     assert done.returncode == 2
     assert "called 'thnig 3'. There are: thing 3" in done.stderr
+
+
+def test_shards(drawn: Path, tmp_path: Path) -> None:
+    leafport("split", drawn, "--out", tmp_path / "splits.json")
+    given = ("shards", drawn, "--splits", tmp_path / "splits.json", "--out", tmp_path / "out", "--per-shard", "20")
+    done = leafport(*given)
+    assert done.returncode == 0, done.stderr
+    assert ["train", "48", "3"] in [line.split()[:3] for line in done.stdout.splitlines()]
+    names = [path.name for path in sorted((tmp_path / "out").glob("train-*"))]
+    assert names == [f"train-{number:05}-of-00003.tfrecord" for number in range(3)]
+    done = leafport(*given)
+    assert done.returncode == 2
+    assert "exists. Give another --out" in done.stderr

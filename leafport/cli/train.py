@@ -23,6 +23,31 @@ FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 HEAD_OPTIONS = ("kind", "units", "blocks", "filters", "activation", "l2")
 
 
+SECTIONS = {
+    "What is asked": ("out", "task", "positive", "positive_name", "negative_name", "overwrite"),
+    "Photographs": ("splits", "validation", "test", "resize", "image_size", "augmentation", "cache"),
+    "Network": ("backbone", "weights", "kind", "units", "blocks", "filters", "activation", "dropout", "l2"),
+    "Learning": (
+        *("unfreeze", "epochs", "head_epochs", "batch_size", "learning_rate", "schedule", "patience", "max_steps"),
+        *("balance", "label_smoothing", "focus", "precision", "seed"),
+    ),
+    "Safety": ("required_recall",),
+    "For the files' metadata": ("name", "version", "description", "author", "license"),
+}
+
+
+class Sectioned(click.Command):
+    """A command whose help has its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
+        known = {name for names in SECTIONS.values() for name in names}
+        for title, names in {**SECTIONS, "Other": tuple(name for name in records if name not in known)}.items():
+            if rows := [record for name in names if (record := records.get(name))]:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
 class Numbers(click.ParamType[tuple[int, ...]]):
     """Whole numbers with commas between them."""
 
@@ -38,7 +63,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 class Blocks(click.ParamType[Any]):
     """Which blocks of a backbone: none, late, all, or so many at its end."""
 
-    name = "none|late|all|N"
+    name = "blocks"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value in ("none", "late", "all"):
@@ -59,7 +84,7 @@ class Variation(click.ParamType[Any]):
         return Augmentation.parse(value)
 
 
-@click.command("train")
+@click.command("train", cls=Sectioned)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The classifier's folder to write.")
 @click.option(
@@ -97,15 +122,22 @@ class Variation(click.ParamType[Any]):
 @click.option("--units", type=Numbers(), metavar="N,N…", help="Sizes of the head's dense layers before the last.")
 @click.option("--head-blocks", "blocks", type=click.IntRange(1), help="A conv or residual head's blocks.  [default: 1]")
 @click.option("--filters", type=click.IntRange(1), help="A conv or residual head's width.  [default: 256]")
-@click.option("--activation", type=click.Choice(ACTIVATIONS), help="In the head's inner layers.  [default: relu]")
+@click.option(
+    "--activation",
+    type=click.Choice(ACTIVATIONS),
+    metavar="NAME",
+    help=f"In the head's inner layers: {', '.join(ACTIVATIONS)}.  [default: relu]",
+)
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of the features dropped.")
 @click.option("--l2", type=click.FloatRange(0), help="Penalty on the squares of the head's weights.  [default: 0]")
 @click.option(
     "--unfreeze",
     type=Blocks(),
+    metavar="none|late|all|N",
     default="late",
     show_default=True,
-    help="Which of the backbone's layers fine-tuning changes; the early ones cost half the time and matter little.",
+    help="Which of the backbone's blocks fine-tuning changes, or how many at its end; the early ones cost half the "
+    "time and matter little.",
 )
 @click.option("--epochs", type=click.IntRange(0), help="Most epochs after the head's; 0 trains the head only.")
 @click.option("--head-epochs", default=60, show_default=True, type=click.IntRange(1), help="Most epochs of the head.")

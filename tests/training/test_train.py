@@ -221,7 +221,7 @@ def test_the_command_line_trains_and_evaluates(
     assert done.exit_code == 0
     assert "broken.jpg" in done.stderr
     assert "top-1" in done.stdout
-    assert "poisonous at a threshold of" in done.stdout
+    assert "is called poisonous when" in done.stdout
     assert f"Next: leafport export '{out}' --out" in done.stdout
 
     figures = tmp_path / "figures.json"

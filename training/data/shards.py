@@ -121,6 +121,11 @@ class Shards:
             )
         return tuple(record for shard in shards[process::processes] for record in _places(shard))
 
+    def truth(self, records: Sequence[Record]) -> np.ndarray:
+        """Which output is right for each record: int32 [N]."""
+        outputs = {folder: self.splits.labels.index(label) for folder, label in self.splits.label_of.items()}
+        return np.array([outputs[record.photo.folder] for record in records], np.int32)
+
 
 def write(
     splits: Splits,
@@ -183,6 +188,26 @@ def read_record(record: Record, rule: ImageInput) -> np.ndarray:
     return images.read(name, rule, data)
 
 
+@dataclass(frozen=True)
+class RecordPixels:
+    """Photographs in shards by number, as ``pipeline.training_batches`` takes them: uint8 [H, W, 3] each."""
+
+    records: Sequence[Record]
+    rule: ImageInput
+    dtype = np.dtype("uint8")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.rule.height, self.rule.width, 3)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read(self, index: int) -> np.ndarray:
+        """Raises ImageError as ``read_record`` does."""
+        return read_record(self.records[index], self.rule)
+
+
 def read(folder: Path, side: str, rule: ImageInput, *, process: int = 0, processes: int = 1) -> tf.data.Dataset:
     """The photographs of a side that are one process's, once, in order: (uint8 [H, W, 3], int32 label).
 
@@ -195,15 +220,13 @@ def read(folder: Path, side: str, rule: ImageInput, *, process: int = 0, process
     import tensorflow as tf
 
     shards = Shards.load(folder)
-    records = shards.records(side, process=process, processes=processes)
+    source = RecordPixels(shards.records(side, process=process, processes=processes), rule)
 
     def load(index: Any, label: Any) -> tuple[Any, Any]:
-        pixels = tf.numpy_function(lambda number: read_record(records[number], rule), [index], tf.uint8, stateful=False)
-        return tf.ensure_shape(pixels, (rule.height, rule.width, 3)), label
+        pixels = tf.numpy_function(lambda number: source.read(int(number)), [index], tf.uint8, stateful=False)
+        return tf.ensure_shape(pixels, source.shape), label
 
-    outputs = {folder: shards.splits.labels.index(label) for folder, label in shards.splits.label_of.items()}
-    truth = np.array([outputs[record.photo.folder] for record in records], np.int32)
-    numbered = tf.data.Dataset.from_tensor_slices((np.arange(len(records)), truth))
+    numbered = tf.data.Dataset.from_tensor_slices((np.arange(len(source)), shards.truth(source.records)))
     return numbered.map(load, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
 
 

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from leafport import files, images
 from leafport.contract import ImageInput
 from leafport.errors import DataError, ImageError, OutputError
 from leafport.training.data import splits
-from leafport.training.data.pipeline import naming_photographs
-from leafport.training.data.shards import Shards, read, read_record, write
+from leafport.training.data.augment import Augmentation
+from leafport.training.data.pipeline import Pixels, naming_photographs, training_batches
+from leafport.training.data.shards import RecordPixels, Shards, read, read_record, write
 from leafport.training.data.splits import Splits
 
 RULE = ImageInput(height=24, width=32, fit="crop")
@@ -42,6 +44,18 @@ def test_pixels_and_labels_are_those_of_the_files(split: Splits, written: Path) 
         expected = {images.read(split.file(p), RULE).tobytes(): split.label_index(p) for p in photos}
         assert len(pairs) == len(photos)
         assert {pixels.tobytes(): label for pixels, label in pairs} == expected
+
+
+def test_training_takes_photographs_from_shards_as_from_files(split: Splits, written: Path) -> None:
+    made = Shards.load(written)
+    records = made.records("train")
+    paths = [split.file(record.photo) for record in records]
+    feeds = [
+        training_batches(source, made.truth(records), classes=4, batch_size=8, seed=3, augmentation=Augmentation())
+        for source in (RecordPixels(records, RULE), Pixels(paths, RULE))
+    ]
+    for one, other in zip(*(feed.take(3).as_numpy_iterator() for feed in feeds), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_tensorflow_reads_the_files_itself(split: Splits, written: Path) -> None:

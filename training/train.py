@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.metadata
 import json
 import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leafport import __version__, files, metrics
+from leafport import __version__, files
 from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier
 from leafport.contract import Contract
 from leafport.errors import ModelError, OutputError
@@ -27,8 +26,8 @@ from leafport.training.calibration import Calibration
 from leafport.training.config import Config
 from leafport.training.data import duplicates, splits
 from leafport.training.data.splits import PhotoFolder, Splits
-from leafport.training.evaluation import evaluate, plots, selection
-from leafport.training.evaluation.figures import confusion, figures
+from leafport.training.evaluation import evaluate, selection
+from leafport.training.evaluation.learning import HISTORY_FILE
 from leafport.training.loop import Progress
 from leafport.training.task import Task
 
@@ -36,12 +35,7 @@ if TYPE_CHECKING:
     import keras
 
 LOG_FILE = "train.log"
-HISTORY_FILE = "history.csv"
 RECORD_FILE = "training.json"
-HISTORY_PLOT = "plots/history.png"
-CONFUSION_FILE = "confusion.csv"
-CONFUSION_PLOT = "plots/confusion.png"
-RELIABILITY_PLOT = "plots/reliability.png"
 FREE_BYTES = 64 * 2**20
 LIBRARIES = ("keras", "tensorflow", "numpy", "pillow")
 
@@ -52,9 +46,9 @@ def train(config: Config, *, progress: Progress | None = None) -> Path:
     """Train a classifier and write its folder; returns ``config.out``.
 
     Nothing stands at ``config.out`` before everything does: model.keras, classifier.json, splits.json, training.json
-    (what was asked for, and the calibration), history.csv, evaluation.json and confusion.csv (of the test split),
-    plots/ and train.log. What is learned on the way is kept beside it, in a hidden folder: when a training was killed,
-    the same one goes on after its last epoch.
+    (what was asked for, and the calibration), history.csv, train.log, and the evaluation over the test split that
+    ``evaluation.evaluate.judge`` writes. What is learned on the way is kept beside it, in a hidden folder: when a
+    training was killed, the same one goes on after its last epoch.
 
     Raises:
         DataError: the photographs or the positive file cannot be used.
@@ -97,7 +91,6 @@ def _train(config: Config, work: checkpoint.Work, out: Path, progress: Progress)
     )
     log.info("trained in %.1f minutes", (time.monotonic() - began) / 60)
     loop.write_history(out / HISTORY_FILE, history)
-    plots.draw_history(out / HISTORY_PLOT, history)
 
     classifier, found = _tuned(model, contract, divided, question, config, progress)
     classifier.save(out)
@@ -194,26 +187,15 @@ def _tuned(
 
 def _judge(classifier: Classifier, divided: Splits, out: Path, progress: Progress) -> None:
     """Ask the finished classifier about the test split, which nothing has looked at before."""
-    labels = classifier.contract.labels
-    chosen = selection.test_split(divided)
-    probabilities = evaluate.predict(
-        classifier, chosen.paths, progress=lambda done, total: progress("Testing", done, total, "")
+    value = evaluate.judge(
+        classifier,
+        selection.test_split(divided),
+        out,
+        history=out / HISTORY_FILE,
+        stage="Testing",
+        progress=progress,
     )
-    value = figures(probabilities, chosen.truth, classifier.contract)
-    matrix = confusion(probabilities, chosen.truth)
-    plots.draw_confusion(out / CONFUSION_PLOT, matrix, labels)
-    plots.draw_reliability(out / RELIABILITY_PLOT, metrics.reliability(probabilities, chosen.truth))
-    _write_confusion(out / CONFUSION_FILE, matrix, labels)
-    files.write_json(out / evaluate.EVALUATION_FILE, value | chosen.provenance())
     log.info("test: top-1 %.4f, top-5 %s, binary %s", value["top1"], value["top5"], value.get("binary"))
-
-
-def _write_confusion(path: Path, matrix: np.ndarray, labels: Sequence[str]) -> None:
-    """Write int [classes, classes] as CSV: a row for each class that is right, a column for each that was answered."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["is", *labels])
-        writer.writerows([label, *map(int, row)] for label, row in zip(labels, matrix, strict=True))
 
 
 def _check_out(config: Config) -> None:

@@ -27,6 +27,8 @@ WHOLE = {
     "training.json",
     "history.csv",
     "evaluation.json",
+    "evaluation.html",
+    "answers.csv",
     "confusion.csv",
     "plots",
     "train.log",
@@ -62,7 +64,7 @@ def test_a_class_model_with_positive_classes(trained: Path, photos: Path) -> Non
     assert [line["stage"] for line in lines][-1] == "Fine-tuning"
     assert lines[0]["stage"] == "Training the head"
     assert all(float(line["val_loss"]) > 0 and float(line["images_per_second"]) > 0 for line in lines)
-    for name in ("history", "confusion", "reliability"):
+    for name in ("loss", "accuracy", "confusion", "reliability", "roc", "precision_recall", "scores"):
         assert (trained / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with (trained / "confusion.csv").open() as stream:
         head, *rows = csv.reader(stream)

@@ -18,12 +18,27 @@ CONFIDENCE = 0.95
 MOST_CONFUSIONS = 30
 
 
+def answers(probabilities: np.ndarray, contract: Contract) -> np.ndarray:
+    """What photographs with these probabilities, float [N, classes], are called: int [N], indices of labels.
+
+    The likeliest class; for a binary task with a threshold, what that says.
+    """
+    called: np.ndarray = probabilities.argmax(axis=1)
+    if contract.task == "binary" and contract.safety:
+        positive = contract.positive_indices[0]
+        danger = contract.positive_score(probabilities).astype(np.float64) >= contract.safety.threshold
+        called = np.where(danger, positive, 1 - positive)
+    return called
+
+
 def figures(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) -> dict[str, Any]:
     """Every figure of the answers float [N, classes] to photographs whose right labels are int [N], N > 0.
 
-    ``binary`` is there where the contract has positive labels.
+    ``binary`` is there where the contract has positive labels. Top-k, calibration and the two scores are of the
+    probabilities; ``macro``, ``per_class`` and ``confusions`` of the ``answers``.
     """
-    each = metrics.per_class(probabilities.argmax(axis=1), truth, len(contract.labels))
+    called, classes = answers(probabilities, contract), len(contract.labels)
+    each = metrics.per_class(called, truth, classes)
     return {
         **accuracy(probabilities, truth),
         "macro": _macro(each),
@@ -32,7 +47,7 @@ def figures(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) ->
             for one in metrics.reliability(probabilities, truth)
         ],
         "per_class": dict(zip(contract.labels, map(_class, each), strict=True)),
-        "confusions": confusions(confusion(probabilities, truth), contract.labels),
+        "confusions": confusions(confusion(called, truth, classes), contract.labels),
         **({"binary": binary(probabilities, truth, contract)} if contract.safety else {}),
     }
 
@@ -129,11 +144,11 @@ def beside(varied: np.ndarray, plain: np.ndarray, truth: np.ndarray, contract: C
     }
 
 
-def confusion(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def confusion(called: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
     """int [classes, classes]: how many photographs of each class (row) were called each class (column)."""
     from sklearn.metrics import confusion_matrix
 
-    matrix: np.ndarray = confusion_matrix(truth, probabilities.argmax(axis=1), labels=np.arange(probabilities.shape[1]))
+    matrix: np.ndarray = confusion_matrix(truth, called, labels=np.arange(classes))
     return matrix
 
 

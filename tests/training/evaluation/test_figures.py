@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,43 +15,10 @@ from scipy import stats
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
-from leafport.contract import Contract, ImageInput, Safety
-from leafport.training.evaluation.figures import beside, confusion, confusions, figures
+from leafport.training.evaluation.figures import answers, beside, confusion, confusions, figures
 
-THRESHOLD = 0.4
-
-
-def contract(classes: int, positive: tuple[int, ...] = ()) -> Contract:
-    labels = tuple(f"class {index}" for index in range(classes))
-    safety = (
-        Safety(
-            positive_labels=tuple(labels[index] for index in positive),
-            threshold=THRESHOLD,
-            required_recall=0.95,
-            attained=True,
-            recall=1,
-            recall_lower_bound=0.95,
-            false_alarm_rate=0,
-            positives=9,
-            negatives=9,
-        )
-        if positive
-        else None
-    )
-    return Contract(name="x", task="class", labels=labels, image=ImageInput(height=8, width=8), safety=safety)
-
-
-def answers(classes: int, n: int, seed: int, coarse: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and right labels: ``coarse`` ones are tied often, and some classes have no photographs."""
-    random = np.random.default_rng(seed)
-    present = random.permutation(classes)[: int(random.integers(2, classes + 1))]
-    truth = present[random.integers(0, len(present), n)]
-    weights = random.integers(0, 4, (n, classes)) + 0.01 if coarse else random.dirichlet(np.full(classes, 0.4), n)
-    weights[np.arange(n), truth] += random.uniform(0, 1) if not coarse else random.integers(0, 3)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32), truth
-
-
-drawn = st.builds(answers, st.integers(3, 9), st.integers(1, 90), st.integers(0, 10**6), st.booleans())
+Make = Callable[..., Any]
+drawn = st.tuples(st.integers(3, 9), st.integers(1, 90), st.integers(0, 10**6), st.booleans())
 
 
 def interval(part: int, whole: int) -> Any:
@@ -60,10 +28,10 @@ def interval(part: int, whole: int) -> Any:
 
 @settings(max_examples=40, deadline=None)
 @given(drawn)
-def test_accuracies_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
-    probabilities, truth = data
+def test_accuracies_are_scikit_learns(make_contract: Make, make_answers: Make, data: Any) -> None:
+    probabilities, truth = make_answers(*data)
     n, classes = probabilities.shape
-    found = figures(probabilities, truth, contract(classes))
+    found = figures(probabilities, truth, make_contract(classes))
     # scikit-learn ranks the later of equals first, leafport the earlier, as argmax does: so mirror the classes.
     mirrored, right = probabilities[:, ::-1], classes - 1 - truth
     for k in (1, 3, 5):
@@ -86,10 +54,10 @@ def test_accuracies_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> No
 
 @settings(max_examples=40, deadline=None)
 @given(drawn)
-def test_figures_of_each_class_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
-    probabilities, truth = data
+def test_figures_of_each_class_are_scikit_learns(make_contract: Make, make_answers: Make, data: Any) -> None:
+    probabilities, truth = make_answers(*data)
     classes, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
-    found = figures(probabilities, truth, contract(classes))
+    found = figures(probabilities, truth, make_contract(classes))
     each = reference.precision_recall_fscore_support(truth, predicted, labels=range(classes), zero_division=np.nan)
     known: dict[str, list[float]] = {"precision": [], "recall": [], "f1": []}
     for index, one in enumerate(found["per_class"].values()):
@@ -119,12 +87,12 @@ def test_figures_of_each_class_are_scikit_learns(data: tuple[np.ndarray, np.ndar
 
 @settings(max_examples=40, deadline=None)
 @given(drawn)
-def test_confusions_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
-    probabilities, truth = data
+def test_confusions_are_scikit_learns(make_contract: Make, make_answers: Make, data: Any) -> None:
+    probabilities, truth = make_answers(*data)
     classes = probabilities.shape[1]
-    labels = contract(classes).labels
+    labels = make_contract(classes).labels
     expected = reference.confusion_matrix(truth, probabilities.argmax(axis=1), labels=range(classes))
-    assert (confusion(probabilities, truth) == expected).all()
+    assert (confusion(probabilities.argmax(axis=1), truth, classes) == expected).all()
     found = confusions(expected, labels, most=1000)
     assert {(one["is"], one["called"]): one["n"] for one in found} == {
         (labels[row], labels[column]): expected[row, column]
@@ -141,9 +109,9 @@ def test_confusions_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> No
 
 @settings(max_examples=40, deadline=None)
 @given(drawn)
-def test_the_reliability_diagram_is_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
-    probabilities, truth = data
-    found = figures(probabilities, truth, contract(probabilities.shape[1]))
+def test_the_reliability_diagram_is_scikit_learns(make_contract: Make, make_answers: Make, data: Any) -> None:
+    probabilities, truth = make_answers(*data)
+    found = figures(probabilities, truth, make_contract(probabilities.shape[1]))
     sure, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == truth
     filled = [one for one in found["reliability"] if one["n"]]
     accuracy, confidence = calibration_curve(right, np.minimum(sure, 1), n_bins=15)
@@ -161,11 +129,11 @@ def test_the_reliability_diagram_is_scikit_learns(data: tuple[np.ndarray, np.nda
 
 @settings(max_examples=60, deadline=None)
 @given(drawn)
-def test_figures_of_danger_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
-    probabilities, truth = data
-    found = figures(probabilities, truth, contract(probabilities.shape[1], (0, 2)))["binary"]
+def test_figures_of_danger_are_scikit_learns(make_contract: Make, make_answers: Make, data: Any) -> None:
+    probabilities, truth = make_answers(*data)
+    found = figures(probabilities, truth, make_contract(probabilities.shape[1], (0, 2)))["binary"]
     positive, score = np.isin(truth, [0, 2]), probabilities[:, [0, 2]].sum(axis=1)
-    called = score.astype(np.float64) >= THRESHOLD
+    called = score.astype(np.float64) >= 0.4
     precision, recall, f1, _ = reference.precision_recall_fscore_support(
         positive, called, average="binary", zero_division=np.nan
     )
@@ -199,10 +167,10 @@ def test_figures_of_danger_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]
     assert found["average_precision"] == pytest.approx(-np.sum(np.diff(recalls) * at[:-1]))
 
 
-def test_figures_that_would_say_nothing_are_none() -> None:
+def test_figures_that_would_say_nothing_are_none(make_contract: Make) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = figures(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 0]), contract(2))
+        found = figures(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 0]), make_contract(2))
     assert found["top1"] == 1.0
     assert found["top3"] is found["top5"] is None
     assert {**found["per_class"]["class 1"], "intervals": None} == {
@@ -217,25 +185,42 @@ def test_figures_that_would_say_nothing_are_none() -> None:
     assert "binary" not in found
 
 
-def test_a_second_way_of_asking_is_held_against_the_first() -> None:
-    plain, truth = answers(5, 80, 1, coarse=False)
-    varied, _ = answers(5, 80, 2, coarse=False)
-    found = beside(varied, plain, truth, contract(5, (1,)))
+def test_a_second_way_of_asking_is_held_against_the_first(make_contract: Make, make_answers: Make) -> None:
+    plain, truth = make_answers(5, 80, 1)
+    varied, _ = make_answers(5, 80, 2)
+    found = beside(varied, plain, truth, make_contract(5, (1,)))
     now, before = varied.argmax(axis=1) == truth, plain.argmax(axis=1) == truth
     table = reference.confusion_matrix(before, now)
     assert (found["gained"], found["lost"]) == (table[0, 1], table[1, 0])
     assert found["top1"] - before.mean() == pytest.approx((found["gained"] - found["lost"]) / 80)
     tail = stats.binom.cdf(min(table[0, 1], table[1, 0]), table[0, 1] + table[1, 0], 0.5)
     assert found["p_value"] == pytest.approx(min(1.0, 2 * tail))
-    expected = figures(varied, truth, contract(5, (1,)))
+    expected = figures(varied, truth, make_contract(5, (1,)))
     assert all(found[name] == expected[name] for name in ("top1", "top3", "intervals", "log_loss", "binary"))
-    assert beside(plain, plain, truth, contract(5))["p_value"] == 1.0
+    assert beside(plain, plain, truth, make_contract(5))["p_value"] == 1.0
 
 
+def test_a_binary_answer_is_what_the_threshold_says(make_contract: Make, make_answers: Make) -> None:
+    probabilities, truth = make_answers(2, 200, 3)
+    for positive in (0, 1):
+        asked = make_contract(("no", "yes"), (positive,), threshold=0.2, task="binary")
+        danger = probabilities[:, positive].astype(np.float64) >= 0.2
+        expected = np.where(danger, positive, 1 - positive)
+        assert (answers(probabilities, asked) == expected).all()
+        assert (expected != probabilities.argmax(axis=1)).any()
+        found = figures(probabilities, truth, asked)
+        assert found["per_class"][asked.labels[positive]]["recall"] == found["binary"]["recall"]
+        assert sum(pair["n"] for pair in found["confusions"]) == (
+            found["binary"]["missed"] + found["binary"]["false_alarms"]
+        )
+        assert found["top1"] == pytest.approx(reference.accuracy_score(truth, probabilities.argmax(axis=1)))
+
+
+@settings(deadline=None)
 @given(drawn)
-def test_three_answers_are_counted_as_scikit_learn_would(data: tuple[np.ndarray, np.ndarray]) -> None:
-    probabilities, truth = data
-    plain = contract(probabilities.shape[1], (0, 1))
+def test_three_answers_are_counted_as_scikit_learn_would(make_contract: Make, make_answers: Make, data: Any) -> None:
+    probabilities, truth = make_answers(*data)
+    plain = make_contract(probabilities.shape[1], (0, 1))
     assert plain.safety
     assert figures(probabilities, truth, plain)["binary"]["not_sure"] is None
     band = plain.model_copy(update={"safety": plain.safety.model_copy(update={"not_sure": (0.25, 0.5)})})

@@ -23,6 +23,8 @@ def test_all_take_turns_on_the_same_photographs(photo_folder: Path, tmp_path: Pa
     assert found["fastest_legacy"] == max(legacy, key=legacy.__getitem__)
     times = [a / b for a, b in zip(rates["leafport"], rates[found["fastest_legacy"]], strict=True)]
     assert found["times_legacy"] == pytest.approx(sum(times) / 2, abs=0.01)
+    assert len(found["training_waits"]["rounds"]) == 2
+    assert all(0 <= share < 1 for share in found["training_waits"]["rounds"])
     assert found["photographs"] == 90
     assert found["fastest_legacy"] in done.stdout
     assert "Found " not in done.stdout

@@ -57,18 +57,13 @@ def train(config: Config, *, progress: Progress | None = None) -> Path:
             was asked for something else.
         LeafportError: training diverged.
     """
-    backbones.find(config.backbone)
-    if config.scratch and (config.epochs == 0 or config.unfreeze == "none"):
-        raise ModelError(
-            "Training the head only (--epochs 0, --unfreeze none) takes pretrained weights. Give --weights, or train "
-            "everything."
-        )
+    check(config)
     _check_out(config)
     with checkpoint.working(config.out) as work, files.writable(config.out):
         staging = work.folder / "classifier"
         files.remove(staging)
         staging.mkdir()
-        _check_space(config.out, FREE_BYTES)
+        check_space(config.out, FREE_BYTES)
         with _logging_to(work.folder / LOG_FILE):
             _train(config, work, staging, progress or (lambda stage, done, total, note: None))
         shutil.copyfile(work.folder / LOG_FILE, staging / LOG_FILE)
@@ -76,29 +71,38 @@ def train(config: Config, *, progress: Progress | None = None) -> Path:
     return config.out
 
 
+def check(config: Config) -> None:
+    """Raise ModelError where settings cannot be meant, before anything is read."""
+    backbones.find(config.backbone)
+    if config.scratch and (config.epochs == 0 or config.unfreeze == "none"):
+        raise ModelError(
+            "Training the head only (--epochs 0, --unfreeze none) takes pretrained weights. Give --weights, or train "
+            "everything."
+        )
+
+
 def _train(config: Config, work: checkpoint.Work, out: Path, progress: Progress) -> None:
     log.info("leafport %s, %s", __version__, json.dumps(asdict(config), default=str))
-    divided, question = _divide(config, progress)
+    divided, question = divide(config, progress)
     divided.save(out / selection.SPLITS_FILE)
-    contract = _contract(config, divided)
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    log.info("%s, %s, Python %s", versions, platform.platform(), platform.python_version())
-    request = _request(config, divided, versions)
+    contract = contract_of(config, divided)
+    log.info("%s, %s, Python %s", versions(), platform.platform(), platform.python_version())
+    request = request_of(config, divided)
     checkpoints = work.checkpoints(request, drop=config.overwrite)
     began = time.monotonic()
     model, history = stages.run(
-        config, divided, contract, checkpoints, work.folder, progress, check_space=lambda b: _check_space(config.out, b)
+        config, divided, contract, checkpoints, work.folder, progress, check_space=lambda b: check_space(config.out, b)
     )
     log.info("trained in %.1f minutes", (time.monotonic() - began) / 60)
     loop.write_history(out / HISTORY_FILE, history)
 
-    classifier, found = _tuned(model, contract, divided, question, config, progress)
+    classifier, found = calibrated(model, contract, divided, question, config, progress)
     classifier.save(out)
     files.write_json(out / RECORD_FILE, {"request": request, "calibration": asdict(found)})
     _judge(classifier, divided, out, progress)
 
 
-def _divide(config: Config, progress: Progress) -> tuple[Splits, Task]:
+def divide(config: Config, progress: Progress) -> tuple[Splits, Task]:
     """The photographs' split, and what is asked about them."""
     folder = splits.scan(config.data, progress=lambda done, total: progress("Reading photographs", done, total, ""))
     for entry in folder.skipped:
@@ -128,7 +132,12 @@ def _split(config: Config, folder: PhotoFolder, question: Task, progress: Progre
     )
 
 
-def _request(config: Config, divided: Splits, versions: dict[str, str]) -> dict[str, Any]:
+def versions() -> dict[str, str]:
+    """The versions of everything that decides what a training makes of its settings."""
+    return {**{name: importlib.metadata.version(name) for name in LIBRARIES}, "leafport": __version__}
+
+
+def request_of(config: Config, divided: Splits) -> dict[str, Any]:
     """All that decides what is learned, as JSON values: two trainings with the same may go on from one another."""
     left_out = ("data", "out", "positive", "splits", "overwrite", "name", "version", "description", "author", "license")
     asked = {name: value for name, value in asdict(config).items() if name not in (*left_out, "required_recall")}
@@ -139,11 +148,11 @@ def _request(config: Config, divided: Splits, versions: dict[str, str]) -> dict[
         "photographs": files.sha256_json(
             [divided.label_of, [[photo.sha256 for photo in photos] for photos in divided.sides.values()]]
         ),
-        "versions": versions | {"leafport": __version__},
+        "versions": versions(),
     }
 
 
-def _contract(config: Config, divided: Splits) -> Contract:
+def contract_of(config: Config, divided: Splits) -> Contract:
     size = config.image_size or BACKBONES[config.backbone].image_size
     value = {
         "name": config.name or task.default_name(config.data),
@@ -158,7 +167,7 @@ def _contract(config: Config, divided: Splits) -> Contract:
     return Contract.from_json(value, where="What was asked for")
 
 
-def _tuned(
+def calibrated(
     model: keras.Model, contract: Contract, divided: Splits, question: Task, config: Config, progress: Progress
 ) -> tuple[Classifier, Calibration]:
     """The classifier as it is to be used: calibrated, with its threshold in the contract; by the validation split."""
@@ -210,7 +219,7 @@ def _check_out(config: Config) -> None:
         raise OutputError(f"{config.out} holds a classifier already. Write elsewhere, or replace it with --overwrite.")
 
 
-def _check_space(path: Path, wanted: int) -> None:
+def check_space(path: Path, wanted: int) -> None:
     free = shutil.disk_usage(path.resolve().parent).free
     if free < wanted:
         raise OutputError(

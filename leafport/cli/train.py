@@ -10,13 +10,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from leafport.training.backbones import BACKBONES
 from leafport.training.data.augment import Augmentation
 from leafport.training.heads import ACTIVATIONS, KINDS, Head
+
+if TYPE_CHECKING:
+    from leafport.training.config import Config
 
 MAX_CHATTER_BYTES = 2**20
 FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -193,17 +196,12 @@ def command(data: Path, out: Path, **options: Any) -> None:
     from leafport import files
     from leafport.cli import terminal
     from leafport.training import checkpoint
-    from leafport.training.config import Config
     from leafport.training.data.splits import Splits
     from leafport.training.evaluation.evaluate import EVALUATION_FILE
     from leafport.training.evaluation.selection import SPLITS_FILE
     from leafport.training.train import LOG_FILE, train
 
-    given = {name: value for name, value in options.items() if value is not None}
-    given["head"] = Head(**{name: given.pop(name) for name in HEAD_OPTIONS if name in given})
-    if given.get("augmentation") == "none":
-        given["augmentation"] = None
-    config = Config(data, out, **given)
+    config = configuration(data, out, **options)
     try:
         with chatter() as caught, stages() as progress:
             train(config, progress=progress)
@@ -219,6 +217,17 @@ def command(data: Path, out: Path, **options: Any) -> None:
     terminal.out.print(
         f"\nNext: leafport export {shlex.quote(str(out))} --out {shlex.quote(str(exports))}", markup=False
     )
+
+
+def configuration(data: Path, out: Path, **options: Any) -> Config:
+    """What the command's parameters ask for; those that are None were not given. Raises UserError."""
+    from leafport.training.config import Config
+
+    given = {name: value for name, value in options.items() if value is not None}
+    given["head"] = Head(**{name: given.pop(name) for name in HEAD_OPTIONS if name in given})
+    if given.get("augmentation") == "none":
+        given["augmentation"] = None
+    return Config(data, out, **given)
 
 
 def show(value: dict[str, Any], contract_file: Path) -> None:

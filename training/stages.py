@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from leafport import files
 from leafport.contract import Contract
 from leafport.errors import OutputError
 from leafport.training import backbones, loop
@@ -42,12 +43,15 @@ def run(
     progress: Progress,
     *,
     check_space: Callable[[int], None],
+    shared: Path | None = None,
 ) -> tuple[keras.Model, list[Epoch]]:
     """Build the network and train it, stage by stage; returns its model, in float32, and all epochs.
 
     Args:
         work: a folder for what is too large for memory.
         check_space: raises OutputError where so many bytes cannot be written.
+        shared: a folder on the same disk in which the frozen backbone's features stay, for other trainings with the
+            same split.
     """
     import keras
 
@@ -64,7 +68,7 @@ def run(
     with _computing_in(_policy(config.precision)) as mixed:
         network = build()
         check_space(4 * 4 * network.model.count_params())  # The model, two moments of each weight, and the best ones.
-        history = _learn(config, network, divided, contract, checkpoints, work, progress)
+        history = _learn(config, network, divided, contract, checkpoints, work, progress, shared)
     if not mixed:
         return network.model, history
     whole = build().model
@@ -87,6 +91,7 @@ def _learn(
     checkpoints: Checkpoints,
     work: Path,
     progress: Progress,
+    shared: Path | None,
 ) -> list[Epoch]:
     cache, rule, classes = work if config.cache else None, contract.image, len(contract.labels)
     paths, truth = side(divided, divided.train)
@@ -101,10 +106,11 @@ def _learn(
         stage = _head_stage(config, truth, classes)
         restored = loop.restore(network.head, stage, checkpoints)
         if restored is None:
+            kept = None if shared is None else shared / _features_name(config, contract, divided)
             restored = loop.fit(
                 network.head,
-                _features(network, train, work, progress),
-                _features(network, validation, work, progress),
+                _features(network, train, work, progress, kept and kept.with_suffix(".train")),
+                _features(network, validation, work, progress, kept and kept.with_suffix(".validation")),
                 stage,
                 seed=config.seed,
                 start=None,
@@ -131,23 +137,37 @@ def _learn(
     return history + restored
 
 
-def _features(network: Network, lessons: Lessons, work: Path, progress: Progress) -> Lessons:
-    """What the frozen backbone says of photographs, on disk."""
+def _features(network: Network, lessons: Lessons, work: Path, progress: Progress, kept: Path | None) -> Lessons:
+    """What the frozen backbone says of photographs, on disk: found in the file ``kept``, or computed and left there."""
     shape = network.features.output_shape[1:]
-    kept = Store(work, len(lessons.truth), shape, "float32")
+    if kept is not None and kept.exists():
+        return Lessons(Store(kept, len(lessons.truth), shape, "float32"), lessons.truth)
+    place = work if kept is None else work / kept.name
+    if kept is not None:
+        files.remove(place)
+    found = Store(place, len(lessons.truth), shape, "float32")
     done = 0
     try:
         for batch in pipeline.answers(network.features, lessons.source, HEAD_BATCH_SIZE):
             for one in batch:
-                kept.put(done, one)
+                found.put(done, one)
                 done += 1
-            progress("Computing features", done, len(kept), f"{done} photographs")
+            progress("Computing features", done, len(found), f"{done} photographs")
     except OSError as problem:
         raise OutputError(
-            f"The features of {len(kept):,} photographs take {len(kept) * kept.item_bytes / 2**20:,.0f} MiB, which "
+            f"The features of {len(found):,} photographs take {len(found) * found.item_bytes / 2**20:,.0f} MiB, which "
             f"{work.parent} has no room for ({problem.strerror}). Free some space, write elsewhere, or take --head gap."
         ) from problem
-    return Lessons(kept, lessons.truth)
+    if kept is not None:
+        place.replace(kept)
+    return Lessons(found, lessons.truth)
+
+
+def _features_name(config: Config, contract: Contract, divided: Splits) -> str:
+    """A name for all that decides what a frozen backbone says of the photographs of a split."""
+    seen = [[photo.sha256 for photo in photos] for photos in (divided.train, divided.validation)]
+    backbone = [config.backbone, config.weights, config.precision, config.head.pools_first]
+    return files.sha256_json([*backbone, contract.image.model_dump(mode="json"), seen])[:16]
 
 
 def _head(config: Config) -> Head:

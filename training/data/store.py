@@ -2,7 +2,7 @@
 
 Decoded photographs and a frozen network's features are asked for again every epoch. They are kept on the disk the run
 is written to, where the operating system holds as many of them in memory as it can spare. The file is unlinked as soon
-as it is open: however the process ends, nothing is left of it.
+as it is open: however the process ends, nothing is left of it. Only a file that was given a name stays.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ class Store:
     """``count`` places for arrays of one shape and dtype, all empty at first.
 
     Places may be filled and read from several threads; filling one twice must be with the same array.
+
+    Args:
+        place: a folder, for a file without a name; or a file, which stays. Of one that is there every place is full:
+            move it to where others look for it when it is.
     """
 
-    def __init__(self, folder: Path, count: int, shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(self, place: Path, count: int, shape: tuple[int, ...], dtype: str) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.item_bytes = int(np.prod(shape)) * self.dtype.itemsize
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it is closed with the store.
-        self._filled = np.zeros(count, bool)
+        there = place.is_file()
+        # Both are closed with the store.
+        self._file = tempfile.TemporaryFile(dir=place) if place.is_dir() else place.open("r+b" if there else "w+b")  # noqa: SIM115
+        self._filled = np.full(count, there)
 
     def __len__(self) -> int:
         return len(self._filled)

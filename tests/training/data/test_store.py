@@ -39,3 +39,14 @@ def test_a_place_that_could_not_be_written_stays_empty(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="No space"):
         store.put(0, np.arange(4))
     assert store.get(0) is None
+
+
+def test_a_file_with_a_name_is_found_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "features", 2, (4,), "float32")
+    assert store.get(0) is None
+    arrays = np.arange(8, dtype=np.float32).reshape(2, 4)
+    for index in range(2):
+        store.put(index, arrays[index])
+    store.close()
+    again = Store(tmp_path / "features", 2, (4,), "float32")
+    assert np.array_equal([again.read(0), again.read(1)], arrays)

@@ -148,6 +148,10 @@ def test_shards(drawn: Path, tmp_path: Path) -> None:
     assert ["train", "48", "3"] in [line.split()[:3] for line in done.stdout.splitlines()]
     names = [path.name for path in sorted((tmp_path / "out").glob("train-*"))]
     assert names == [f"train-{number:05}-of-00003.tfrecord" for number in range(3)]
+    again = leafport("unpack", tmp_path / "out", "--out", tmp_path / "again", "--splits", tmp_path / "again.json")
+    assert again.returncode == 0, again.stderr
+    assert f"train {tmp_path / 'again'} --splits" in again.stdout
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {path.name for path in drawn.iterdir()}
     done = leafport(*given)
     assert done.returncode == 2
     assert "exists. Give another --out" in done.stderr

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -172,6 +172,11 @@ def read_record(record: Record, rule: ImageInput) -> np.ndarray:
     Raises:
         ImageError: the record does not hold the photograph that was written.
     """
+    return images.read(record.shard / record.photo.path, rule, original(record))
+
+
+def original(record: Record) -> bytes:
+    """The file of one photograph, as it was. Raises ImageError as ``read_record`` does."""
     import tensorflow as tf
     from google.protobuf.message import DecodeError
 
@@ -185,7 +190,31 @@ def read_record(record: Record, rule: ImageInput) -> np.ndarray:
     data: bytes = features[IMAGE].bytes_list.value[0] if features[IMAGE].bytes_list.value else b""
     if hashlib.sha256(data).hexdigest() != record.photo.sha256:
         raise ImageError(f"{name} is not the photograph that was written. Copy the shard again, or write it again.")
-    return images.read(name, rule, data)
+    return data
+
+
+def unpack(folder: Path, out: Path, *, progress: Callable[[int, int], None] | None = None) -> Splits:
+    """Write the photographs of shards as files again, in class folders, whole or not at all; returns their split.
+
+    Args:
+        progress: called with (photographs written, photographs in all).
+
+    Raises:
+        DataError: the folder is damaged. ImageError: a record is.
+        OutputError: ``out`` exists or cannot be written.
+    """
+    if out.exists():
+        raise OutputError(f"{out} exists. Give another --out, or remove it.")
+    made = Shards.load(folder)
+    records = [record for side in made.sides for record in made.records(side)]
+    with files.staged(out) as staging:
+        for done, record in enumerate(records, 1):
+            path = staging / record.photo.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(original(record))
+            if progress:
+                progress(done, len(records))
+    return replace(made.splits, root=out.resolve())
 
 
 @dataclass(frozen=True)

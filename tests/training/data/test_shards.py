@@ -15,7 +15,7 @@ from leafport.errors import DataError, ImageError, OutputError
 from leafport.training.data import splits
 from leafport.training.data.augment import Augmentation
 from leafport.training.data.pipeline import Pixels, naming_photographs, training_batches
-from leafport.training.data.shards import RecordPixels, Shards, read, read_record, write
+from leafport.training.data.shards import RecordPixels, Shards, read, read_record, unpack, write
 from leafport.training.data.splits import Splits
 
 RULE = ImageInput(height=24, width=32, fit="crop")
@@ -176,3 +176,25 @@ def test_small_parts_and_one_large_part(split: Splits, tmp_path: Path) -> None:
     for per_shard, count in ((1, len(split.test)), (1000, 1)):
         write(split, tmp_path / str(per_shard), per_shard=per_shard)
         assert len(Shards.load(tmp_path / str(per_shard)).sides["test"]) == count
+
+
+def test_photographs_are_unpacked_as_they_were(split: Splits, written: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    again = unpack(written, out)
+    assert again.sides == split.sides
+    for photos in split.sides.values():
+        for photo in photos:
+            assert again.file(photo).read_bytes() == split.file(photo).read_bytes()
+    assert splits.scan(out).photos == splits.scan(split.root).photos
+    with pytest.raises(OutputError, match="exists"):
+        unpack(written, out)
+
+
+def test_a_damaged_shard_unpacks_to_nothing(copy: Path, tmp_path: Path) -> None:
+    shard = next(copy.glob("train-*.tfrecord"))
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"\x89PNG") + 60] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ImageError, match="Copy the shard again"):
+        unpack(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from leafport.errors import ModelError
-from leafport.training import heads, small_cnn
+from leafport.training import heads, small_cnn, squeezenet
 from leafport.training.heads import Head
 
 if TYPE_CHECKING:
@@ -78,28 +78,38 @@ class Backbone:
     image_size: int = 224
     from_scratch: Recipe = Recipe()
 
-    def network(self, image_size: int, weights: str | None = None, name: str | None = None) -> keras.Model:
+    def network(self, image_size: int, weights: str | None = None) -> keras.Model:
         """The network without its top: float32 [N, image_size, image_size, 3], scaled, to its last feature map."""
         if callable(self.builder):
             return self.builder(image_size)
         import keras
 
         build: Callable[..., keras.Model] = getattr(keras.applications, self.builder)
-        settings: dict[str, Any] = {"name": name} if name else {}
-        if self.preprocesses:
-            settings["include_preprocessing"] = False
+        settings = {"include_preprocessing": False} if self.preprocesses else {}
         return build(include_top=False, weights=weights, input_shape=(image_size, image_size, 3), **settings)
 
 
 _TO_ONE = Pixels((1 / 127.5,), (-1.0,))
 _CAFFE = Pixels((1.0,), (-123.68, -116.779, -103.939), bgr=True)
+_CAFFE_ROUNDED = Pixels((1.0,), (-123.0, -117.0, -104.0), bgr=True)
+_STANDARDISED = Pixels(
+    tuple(1 / (255 * deviation) for deviation in (0.229, 0.224, 0.225)),
+    tuple(-mean / deviation for mean, deviation in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))),
+)
 _RESIDUAL_BLOCK = r"conv\d+_block\d+"
+_INVERTED_BLOCK = r"expanded_conv(?:_\d+)?(?=_)"
 
 BACKBONES = {
     "resnet50": Backbone("ResNet50", _CAFFE, _RESIDUAL_BLOCK, late=13, branch_end="_3_bn"),
     "resnet50v2": Backbone("ResNet50V2", _TO_ONE, _RESIDUAL_BLOCK, late=13),
+    "resnet101": Backbone("ResNet101", _CAFFE, _RESIDUAL_BLOCK, late=30, branch_end="_3_bn"),
+    "vgg16": Backbone("VGG16", _CAFFE, r"block\d", late=3, from_scratch=Recipe(learning_rate=1e-4)),
     "mobilenet": Backbone("MobileNet", _TO_ONE, r"conv_(?:pad|dw|pw)_(\d+)", late=10),
     "mobilenetv2": Backbone("MobileNetV2", _TO_ONE, r"expanded_conv|block_\d+", late=14),
+    "mobilenetv3large": Backbone("MobileNetV3Large", _TO_ONE, _INVERTED_BLOCK, late=12, preprocesses=True),
+    "mobilenetv3small": Backbone("MobileNetV3Small", _TO_ONE, _INVERTED_BLOCK, late=10, preprocesses=True),
+    "efficientnetv2b0": Backbone("EfficientNetV2B0", _STANDARDISED, r"block\d[a-z]", late=18, preprocesses=True),
+    "squeezenet": Backbone(squeezenet.build, _CAFFE_ROUNDED, r"fire\d", late=6),
     "small": Backbone(
         small_cnn.build,
         _TO_ONE,
@@ -155,7 +165,8 @@ def build(name: str, *, classes: int, image_size: int, weights: str, head: Head 
     row = find(name)
     if image_size < MIN_IMAGE_SIZE:
         raise ModelError(f"Images of {image_size} pixels are too small for {name}: it takes {MIN_IMAGE_SIZE} or more.")
-    backbone = row.network(image_size, name=name)
+    backbone = row.network(image_size)
+    backbone.name = name  # Some builders take none, or look their parts up by it.
     scratch = weights == NO_WEIGHTS
     if scratch:
         _follow_statistics_fast(backbone)

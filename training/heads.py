@@ -14,10 +14,11 @@ from leafport.errors import ModelError
 Kind = Literal["gap", "dense", "conv", "residual"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ACTIVATIONS = (
-    *("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "hard_silu"),
+    *("relu", "relu6", "leaky_relu", "selu", "silu", "hard_silu"),
     *("sigmoid", "hard_sigmoid", "tanh", "softplus", "softsign", "linear"),
 )
-"""Keras's activations that every target can express."""
+"""Keras's activations that every target can express. elu and gelu are none of them: TFLite quantises no elu, and the
+gelu of TensorFlow 2.21 is made of an operation (Erfc) that only TFLite knows."""
 
 PROBABILITIES = "probabilities"
 _CONVOLVING = ("conv", "residual")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HEADS = {
     "gap": Head(),
     "gap with a layer": Head(units=(6,), activation="tanh"),
-    "dense": Head("dense", units=(8, 6), activation="elu", dropout=0.2),
+    "dense": Head("dense", units=(8, 6), activation="selu", dropout=0.2),
     "conv": Head("conv", units=(6,), blocks=2, filters=5),
     "residual": Head("residual", blocks=2, filters=5, activation="silu"),
 }
@@ -103,7 +103,7 @@ def test_residual_blocks_begin_as_the_identity() -> None:
     ("wrong", "words"),
     [
         ({"kind": "crown"}, "no head 'crown'. There are: gap, dense"),
-        ({"activation": "softmax"}, "no activation 'softmax'"),
+        ({"activation": "gelu"}, "no activation 'gelu' for heads. There are: relu, "),
         ({"kind": "dense", "units": (8, 0)}, r"\(8, 0\) units"),
         ({"dropout": 1.0}, "drop 1 of its features"),
         ({"dropout": -0.1}, "drop -0.1"),

@@ -50,6 +50,7 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
     contract = graph.contract
     try:
         model = _converted(graph, options.opset)
+        _name_valid_padding(model)
         onnx.checker.check_model(model)  # tf2onnx only logs what it could not express, and goes on.
     except Exception as problem:  # tf2onnx raises plain exceptions of every kind.
         raise ConversionError(f"tf2onnx refused the graph: {problem}") from problem
@@ -162,6 +163,25 @@ def _converted(graph: ServingGraph, opset: int) -> Any:
             shape_override={f"{INPUT}:0": [None, contract.image.height, contract.image.width, 3]},
         )
     return optimizer.optimize_graph(converted, catch_errors=False).make_model(contract.name, graph_name=contract.name)
+
+
+def _name_valid_padding(model: Any) -> None:
+    """Let a MaxPool without padding say so with ``auto_pad``, not with ``pads`` of zeros.
+
+    ONNX Runtime (1.17 to 1.31 at least, its Pad_Fusion) moves the zeros of a Pad into the ``pads`` of the MaxPool that
+    follows, where they count as minus infinity: below zero, as in ResNet50V2, the results at the border change. It
+    leaves a MaxPool with ``auto_pad`` alone.
+    """
+    import onnx
+
+    for node in model.graph.node:
+        if node.op_type != "MaxPool":
+            continue
+        settings = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        if settings.get("auto_pad", b"NOTSET") == b"NOTSET" and not any(settings.get("pads", ())):
+            kept = [entry for entry in node.attribute if entry.name not in ("pads", "auto_pad")]
+            del node.attribute[:]
+            node.attribute.extend([*kept, onnx.helper.make_attribute("auto_pad", "VALID")])
 
 
 def _load(path: Path) -> Any:

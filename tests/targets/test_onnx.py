@@ -7,6 +7,7 @@ import pytest
 
 from leafport.classifier import Classifier
 from leafport.errors import ConversionError, ModelError
+from leafport.export import graph
 from leafport.export.graph import ServingGraph
 from leafport.targets import onnx
 
@@ -35,6 +36,24 @@ def test_facts(written: Path, classifier: Classifier) -> None:
     assert facts.metadata["license"] == "CC0-1.0"
     assert facts.notes["opset"]["ai.onnx"] == 17
     assert "BatchNormalization" not in facts.ops
+
+
+def test_zeros_around_a_max_pooling_stay_zeros(classifier: Classifier, tmp_path: Path) -> None:
+    """ONNX Runtime would make them minus infinity, which shows where everything is below zero."""
+    import keras
+
+    inputs = keras.Input((32, 32, 3))
+    scaled = keras.layers.Rescaling(1 / 255)(inputs)
+    below = keras.layers.Conv2D(2, 1, bias_initializer=keras.initializers.Constant(-3.0))(scaled)
+    padded = keras.layers.MaxPooling2D(3, strides=2)(keras.layers.ZeroPadding2D(1)(below))
+    same = keras.layers.MaxPooling2D(3, strides=2, padding="same")(below)
+    both = keras.layers.GlobalAveragePooling2D()(keras.layers.Concatenate()([padded, same]))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(both))
+    pooling = Classifier(model, classifier.contract)
+    image = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    path = onnx.convert(graph.build(pooling, tmp_path), "float32", tmp_path, onnx.Options())
+    found = onnx.runner(path, pooling.contract, threads=1).predict(image)
+    np.testing.assert_allclose(found, pooling.predict(image), atol=1e-5)
 
 
 def test_half_precision_weights_break_the_claim(written: Path, classifier: Classifier, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ VERBS = {
     "demo": "The whole way on drawn photographs: train, export, benchmark, report.",
     "data": "Look at photographs: counts, duplicates, doubtful labels, splits.",
     "train": "Train a classifier on a folder of photographs, one folder per class.",
+    "tune": "Find the settings to train with, by trying many.",
     "evaluate": "Measure a classifier on photographs.",
     "export": "Write a classifier in every form a device wants, and prove each file.",
     "verify": "Check an export folder: hashes, contents, answers.",

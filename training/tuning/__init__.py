@@ -1,0 +1,1 @@
+"""Which settings train best, found by trying them."""

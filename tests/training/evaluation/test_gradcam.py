@@ -12,7 +12,7 @@ from PIL import Image
 from leafport.classifier import Classifier
 from leafport.contract import ImageInput
 from leafport.errors import ModelError
-from leafport.training import backbones
+from leafport.training import backbones, heads
 from leafport.training.evaluation import gradcam
 
 SIZE = 32
@@ -77,6 +77,31 @@ def test_the_heat_is_the_class_activation_map_where_features_are_averaged() -> N
         spoken_for += expected.any()
         assert np.allclose(gradcam.heat(network, pixels, label), expected / (expected.max() or 1), atol=1e-4)
     assert spoken_for > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "gap") for name in backbones.BACKBONES), *(("small", kind) for kind in heads.KINDS[1:])]
+)
+def test_every_backbone_and_head_can_be_asked(tmp_path: Path, name: str, kind: Any) -> None:
+    import keras
+
+    row = backbones.BACKBONES[name]
+    size = 96 if name == "small" else 64
+    head = heads.Head(kind=kind)
+    keras.utils.set_random_seed(3)
+    model = backbones.build(name, classes=3, image_size=size, weights="none", head=head).model
+    if name in ("small", "mobilenet"):  # Reading what was written takes long for large ones, and is the same for all.
+        model.save(tmp_path / "model.keras")
+        model = keras.saving.load_model(tmp_path / "model.keras")
+    network = gradcam.network(model)
+    pixels = np.random.default_rng(2).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    maps, logits = network(pixels[None].astype(np.float32), training=False)
+    expected = row.network(size).output_shape[1:3]
+    assert tuple(maps.shape[1:3]) == expected
+    assert np.allclose(keras.ops.softmax(logits), model(pixels[None].astype(np.float32), training=False), atol=1e-5)
+    found = [gradcam.heat(network, pixels, label) for label in range(3)]
+    assert all(one.shape == expected and np.isfinite(one).all() and one.min() >= 0 for one in found)
+    assert max(one.max() for one in found) == 1
 
 
 def test_a_trained_classifier_can_be_asked_and_is_left_as_it_was(trained: Path) -> None:

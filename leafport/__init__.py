@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from leafport.export.engine import export as export_classifier
     from leafport.export.verify import verify
     from leafport.training.config import Config as TrainingConfig
+    from leafport.training.evaluation.evaluate import evaluate_folder as evaluate
     from leafport.training.train import train
+    from leafport.training.tuning.tune import tune
 
 __version__ = "0.1.0"
 
@@ -31,8 +33,10 @@ __all__ = [
     "TrainingConfig",
     "UserError",
     "bench",
+    "evaluate",
     "export_classifier",
     "train",
+    "tune",
     "verify",
 ]
 
@@ -46,8 +50,10 @@ _WHERE = {
     "TrainingConfig": "leafport.training.config:Config",
     "UserError": "leafport.errors:UserError",
     "bench": "leafport.benchmarks.bench:bench",
+    "evaluate": "leafport.training.evaluation.evaluate:evaluate_folder",
     "export_classifier": "leafport.export.engine:export",
     "train": "leafport.training.train:train",
+    "tune": "leafport.training.tuning.tune:tune",
     "verify": "leafport.export.verify:verify",
 }
 

@@ -1,8 +1,8 @@
-"""Fold the scales and offsets that follow a convolution into its kernel and one BiasAdd.
+"""What Grappler does not fold: scales and offsets around a convolution's bias, and shapes that name the batch's size.
 
 A trained batch normalisation is, at inference, a scale and an offset per channel. Grappler multiplies them into the
 kernel only when they follow the convolution directly; with a bias in between (ResNet50) or after a depthwise
-convolution (MobileNet) it leaves four to six nodes where two are enough. This pass computes, in double precision,
+convolution (MobileNet) it leaves four to six nodes where two are enough. ``fold_affine`` computes, in double precision,
 
     ((x * kernel + bias) * scale + offset) ...  =  x * (kernel * scale') + bias'
 
@@ -52,6 +52,48 @@ def fold_affine(graph_def: GraphDef) -> GraphDef:
     read = {_name(reference) for node in nodes.values() for reference in node.input}
     kept = [node for node in nodes.values() if node.op != "Const" or node.name in read]
     return GraphDef(node=kept, versions=graph_def.versions)
+
+
+def fold_shapes(graph_def: GraphDef) -> GraphDef:
+    """The same frozen graph without reshapes to [size of the batch, constants ...].
+
+    Keras's Reshape layer asks for the batch's size at run time, which takes three operations that no TensorRT engine
+    would have; -1 says as much. An average over a map that is reshaped to [batch, 1, 1, channels] keeps its dimensions
+    instead. What is read no longer is left for Grappler to drop.
+    """
+    import tensorflow as tf
+    from tensorflow.core.framework.graph_pb2 import GraphDef
+
+    folded = GraphDef.FromString(graph_def.SerializeToString())
+    nodes = {node.name: node for node in folded.node}
+    for reshape in [node for node in nodes.values() if node.op == "Reshape"]:
+        source, shape = (nodes[_name(reference)] for reference in reshape.input)
+        if shape.op != "Pack" or _constant(shape.input[0], nodes) is not None:
+            continue
+        sizes = [_constant(reference, nodes) for reference in shape.input[1:]]
+        known = [int(size) for size in sizes if size is not None and size.size == 1 and size > 0]
+        if len(known) < len(sizes):
+            continue
+        if len(known) == 3 and known[:2] == [1, 1] and _averages_maps(source, nodes):
+            reshape.op = "Mean"
+            reshape.input[:] = source.input
+            reshape.ClearField("attr")
+            reshape.attr.MergeFrom(source.attr)
+            reshape.attr["keep_dims"].b = True
+            continue
+        constant = folded.node.add(name=f"{reshape.name}/folded_shape", op="Const")
+        constant.attr["dtype"].type = shape.attr["T"].type
+        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([-1, *known], shape.attr["T"].type))
+        reshape.input[1] = constant.name
+    return folded
+
+
+def _averages_maps(node: NodeDef, nodes: dict[str, NodeDef]) -> bool:
+    """Whether ``node`` takes [N, height, width, channels] to [N, channels]."""
+    if node.op != "Mean" or node.attr["keep_dims"].b:
+        return False
+    axes = _constant(node.input[1], nodes)
+    return axes is not None and axes.tolist() == [1, 2]
 
 
 def _chain_after(linear: NodeDef, nodes: dict[str, NodeDef], readers: dict[str, list[str]]) -> list[_Step]:

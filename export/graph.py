@@ -18,7 +18,7 @@ from leafport import files
 from leafport.classifier import Classifier
 from leafport.contract import Contract
 from leafport.errors import ConversionError, ModelError
-from leafport.export.fold import fold_affine
+from leafport.export.fold import fold_affine, fold_shapes
 
 if TYPE_CHECKING:
     from tensorflow.core.framework.graph_pb2 import GraphDef
@@ -80,7 +80,7 @@ def build(classifier: Classifier, out_dir: Path) -> ServingGraph:
         ConversionError: the graph would pass a protocol buffer's 2 GiB.
     """
     traced = _freeze(classifier)
-    folded = _strip_defaults(fold_affine(_fold(traced)))
+    folded = _strip_defaults(fold_affine(_fold(fold_shapes(traced))))
     if folded.ByteSize() > MAX_GRAPH_BYTES:
         raise ConversionError(f"The serving graph would take {folded.ByteSize():,} bytes; a graph holds at most 2 GiB.")
     path = out_dir / GRAPH_FILE

@@ -12,7 +12,7 @@ from leafport.training.backbones import BACKBONES, Recipe, Which
 from leafport.training.data.augment import Augmentation
 from leafport.training.heads import Head
 
-FINE_TUNING_RECIPE = Recipe(epochs=10, learning_rate=1e-4)
+FINE_TUNING_RECIPE = Recipe(epochs=10, learning_rate=3e-5)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Config:
             half the time.
         epochs: most epochs of fine-tuning or from scratch; None: 10 of fine-tuning, or the backbone's own from
             scratch; 0 trains the head only.
-        learning_rate: its peak in that stage; None: 1e-4 for fine-tuning, or the backbone's own.
+        learning_rate: its peak in that stage; None: 3e-5 for fine-tuning, or the backbone's own.
         schedule: how it falls, see ``loop.Stage``.
         patience: epochs without a better validation loss before that stage stops; None: 3 (6 on a plateau schedule),
             or never from scratch, where the loss is noisy until the rate falls.

@@ -9,6 +9,7 @@ subtracted in RGB order: the same function, without the flip.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -256,7 +257,7 @@ def _load(backbone: keras.Model, name: str, weights: str) -> None:
         raise ModelError(f"There is no weights file {path}. Give {IMAGENET}, {NO_WEIGHTS}, or the path of a file.")
     if not path.name.endswith(SUFFIXES):
         raise ModelError(f"{path} is not a weights file: its name must end in {', '.join(SUFFIXES)}.")
-    wanted = sum(weight.shape.num_elements() for weight in backbone.weights)
+    wanted = sum(math.prod(weight.shape) for weight in backbone.weights)
     found = stored_values(path)
     fault = f"it holds {found:,} values, {name} without its top has {wanted:,}" if found != wanted else None
     if fault is None:

@@ -18,6 +18,8 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from pathlib import Path
@@ -31,6 +33,9 @@ from leafport.errors import LeafportError
 POLL_SECONDS = 0.2
 COMPANIONS = frozenset({"jax", "matplotlib", "sklearn"})
 HOSTS = ("tensorflow", "keras", "coremltools")
+
+_to_parent: int | None = None
+"""In a child, where its reports and its reply go."""
 
 
 class ProcessError(LeafportError):
@@ -64,6 +69,7 @@ def call(
     memory_limit_bytes: int | None = None,
     cancel: threading.Event | None = None,
     environment: dict[str, str] | None = None,
+    on_report: Callable[..., None] | None = None,
 ) -> Outcome:
     """Call ``function`` ("package.module:name") with JSON ``arguments`` in a fresh process and wait for its result.
 
@@ -73,6 +79,7 @@ def call(
         memory_limit_bytes: resident memory of the child and its children at which it is killed.
         cancel: set it from another thread to kill the child.
         environment: variables added to the child's environment.
+        on_report: called with whatever the function passes to ``report``, a fraction of a second later.
 
     Raises:
         LeafportError: the function raised it; re-raised here as the same class.
@@ -91,10 +98,20 @@ def call(
             start_new_session=True,
         )
     assert child.stdin and child.stdout
-    answer: list[bytes] = []
-    reader = threading.Thread(target=_drain, args=(child.stdout, answer), daemon=True)
+    lines: deque[bytes] = deque()
+    reader = threading.Thread(target=_drain, args=(child.stdout, lines), daemon=True)
     reader.start()
-    watch = _Watch(child, started, time_limit_s, memory_limit_bytes, cancel)
+    reply: dict[str, Any] = {}
+
+    def listen() -> None:
+        while lines:
+            said = _parsed(lines.popleft())
+            if "report" not in said:
+                reply.update(said)
+            elif on_report:
+                on_report(*said["report"])
+
+    watch = _Watch(child, started, time_limit_s, memory_limit_bytes, cancel, listen)
     try:
         with contextlib.suppress(BrokenPipeError):
             child.stdin.write(task + b"\n")
@@ -106,8 +123,8 @@ def call(
         with contextlib.suppress(BrokenPipeError):
             child.stdin.close()
     reader.join(timeout=10)
+    listen()
     seconds = time.monotonic() - started
-    reply = _reply(b"".join(answer))
     peak = max(watch.peak_rss_bytes, reply.get("peak_rss_bytes", 0))
     if verdict is None and "value" in reply:
         return Outcome(reply["value"], seconds, peak)
@@ -129,6 +146,7 @@ class _Watch:
         time_limit_s: float | None,
         memory_limit_bytes: int | None,
         cancel: threading.Event | None,
+        listen: Callable[[], None],
     ) -> None:
         self.child = child
         self.peak_rss_bytes = 0
@@ -136,6 +154,7 @@ class _Watch:
         self._time_limit_s = time_limit_s
         self._memory_limit_bytes = memory_limit_bytes
         self._cancel = cancel
+        self._listen = listen
 
     def until_it_ends(self) -> str | None:
         """None when the child ended by itself, or why it must be killed."""
@@ -144,7 +163,7 @@ class _Watch:
                 self.child.wait(timeout=POLL_SECONDS)
                 return None
             except subprocess.TimeoutExpired:
-                pass
+                self._listen()
             self.peak_rss_bytes = max(self.peak_rss_bytes, rss := _resident(self.child.pid))
             if self._memory_limit_bytes and rss > self._memory_limit_bytes:
                 return (
@@ -175,16 +194,17 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-def _drain(stream: BinaryIO | Any, into: list[bytes]) -> None:
-    into.append(stream.read())
+def _drain(stream: BinaryIO | Any, into: deque[bytes]) -> None:
+    for line in stream:
+        into.append(line)
 
 
-def _reply(data: bytes) -> dict[str, Any]:
+def _parsed(line: bytes) -> dict[str, Any]:
     try:
-        reply = json.loads(data)
+        said = json.loads(line)
     except ValueError:
         return {}
-    return reply if isinstance(reply, dict) else {}
+    return said if isinstance(said, dict) else {}
 
 
 def _ending(returncode: int) -> str:
@@ -221,6 +241,18 @@ def _being_imported(name: str) -> bool:
     return getattr(spec, "_initializing", False)  # importlib's own mark; without it imports are slow again, not wrong.
 
 
+def report(*values: Any) -> None:
+    """From the child: hand JSON values to the parent's ``on_report``. Elsewhere nobody listens."""
+    if _to_parent is not None:
+        _say({"report": values})
+
+
+def _say(message: dict[str, Any]) -> None:
+    assert _to_parent is not None
+    with os.fdopen(os.dup(_to_parent), "w") as stream:
+        stream.write(json.dumps(message) + "\n")
+
+
 def _leave_with_parent() -> None:
     while sys.stdin.buffer.read(1):
         pass
@@ -229,9 +261,10 @@ def _leave_with_parent() -> None:
 
 def _main() -> None:
     """The child: one task from standard input, one JSON reply on standard output."""
+    global _to_parent
     task = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    reply_to = os.dup(1)
+    _to_parent = os.dup(1)
     os.dup2(2, 1)  # From here on, whatever anything prints is for the log.
     sys.path[:] = task["path"]
     sys.meta_path.insert(0, _LeanImports())
@@ -245,12 +278,13 @@ def _main() -> None:
     except BaseException as problem:
         traceback.print_exc()
         reply = {"error": type(problem).__name__, "message": " ".join(str(problem).split())[:500]}
-    with os.fdopen(reply_to, "w") as stream:
-        json.dump(reply, stream)
+    _say(reply)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # Interpreters full of native libraries sometimes crash while they tidy up.
 
 
 if __name__ == "__main__":
-    _main()
+    from leafport import process  # By its own name, so that whoever asks it to report finds the same module.
+
+    process._main()

@@ -45,6 +45,13 @@ def eat():
         hoard.append(b"x" * 2**24)
         time.sleep(0.01)
 
+def count(to):
+    from leafport import process
+    for number in range(to):
+        process.report("counting", number)
+    print("noise between")
+    return to
+
 def confess(path):
     open(path, "w").write(str(os.getpid()))
     time.sleep(600)
@@ -70,6 +77,14 @@ def test_the_value_comes_back_and_the_noise_goes_to_the_log(worker: Path) -> Non
     assert outcome.seconds > 0
     assert 2**20 < outcome.peak_rss_bytes < 2**28
     assert worker.read_text().count("noise") == 2
+
+
+def test_a_function_can_report_on_the_way(worker: Path) -> None:
+    heard: list[tuple[str, int]] = []
+    outcome = process.call("errand:count", {"to": 300}, log=worker, on_report=lambda *values: heard.append(values))
+    assert heard == [("counting", number) for number in range(300)]
+    assert outcome.value == 300
+    assert process.call("errand:count", {"to": 2}, log=worker).value == 2  # Nobody need listen.
 
 
 def test_leafports_own_errors_come_back_as_themselves(worker: Path) -> None:

@@ -68,6 +68,11 @@ class Augmentation:
                     f"Augmentation: {option.name} is {value:g}; it must lie between {least:g} and {most:g}."
                 )
 
+    @property
+    def mixes(self) -> bool:
+        """Whether photographs are mixed with one another."""
+        return bool(self.mixup or self.cutmix)
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read ``rotation=25,mixup=0.2``: the defaults, changed. ``none,flip=yes`` starts from nothing instead.
@@ -104,12 +109,21 @@ PRESETS = {
 }
 
 
-def augment(pixels: tf.Tensor, seed: tf.Tensor, strength: Augmentation) -> tf.Tensor:
+@dataclass(frozen=True)
+class Part:
+    """Some of a batch's photographs: which, and how many the whole batch has. They are given what it would draw."""
+
+    rows: tuple[int, ...]
+    of: int
+
+
+def augment(pixels: tf.Tensor, seed: tf.Tensor, strength: Augmentation, part: Part | None = None) -> tf.Tensor:
     """Vary the photographs of a batch: one affine warp, brightness, contrast and channels, then RandAugment's colours.
 
     Args:
         pixels: uint8 or float32 [N, H, W, 3], 0..255.
         seed: int64 [2]; the same seed gives the same result.
+        part: where these are not the whole batch.
 
     Returns:
         float32 [N, H, W, 3], 0..255.
@@ -117,19 +131,20 @@ def augment(pixels: tf.Tensor, seed: tf.Tensor, strength: Augmentation) -> tf.Te
     import tensorflow as tf
 
     pixels = tf.convert_to_tensor(pixels)
-    count, (height, width) = tf.shape(pixels)[0], pixels.shape[1:3]
+    count, ours = _drawn_for(pixels, part)
+    height, width = pixels.shape[1:3]
     seeds = iter(tf.unstack(tf.random.split(seed, 13)))
-    chosen = tf.random.stateless_uniform((count,), next(seeds)) < strength.probability
+    chosen = ours(tf.random.stateless_uniform((count,), next(seeds))) < strength.probability
 
     def spread(reach: float) -> Any:
-        return tf.where(chosen, tf.random.stateless_uniform((count,), next(seeds), -reach, reach), 0.0)
+        return tf.where(chosen, ours(tf.random.stateless_uniform((count,), next(seeds), -reach, reach)), 0.0)
 
     turn, lean = spread(math.radians(strength.rotation)), spread(math.radians(strength.shear))
     size, left = 1 + spread(strength.zoom), spread(1.0) < 0
     across, down = spread(strength.shift) * width, spread(strength.shift) * height
     gain, brighter = 1 + spread(strength.contrast), spread(strength.brightness)
     cast = tf.stack([spread(strength.channel_shift) for _ in range(3)], axis=1)
-    numbers, forces = randaugment.draw(count, strength.randaugment, strength.magnitude, next(seeds))
+    numbers, forces = map(ours, randaugment.draw(count, strength.randaugment, strength.magnitude, next(seeds)))
     numbers = tf.where(chosen[:, None], numbers, randaugment.IDENTITY)
 
     one, zero, matrix = tf.ones_like(turn), tf.zeros_like(turn), randaugment.matrix
@@ -145,7 +160,9 @@ def augment(pixels: tf.Tensor, seed: tf.Tensor, strength: Augmentation) -> tf.Te
     return tf.ensure_shape(varied, pixels.shape)
 
 
-def mix(pixels: tf.Tensor, truth: tf.Tensor, seed: tf.Tensor, strength: Augmentation) -> tuple[tf.Tensor, tf.Tensor]:
+def mix(
+    pixels: tf.Tensor, truth: tf.Tensor, seed: tf.Tensor, strength: Augmentation, part: Part | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Mix each photograph of a batch, and its label, with the one before it: MixUp, CutMix, or one of the two.
 
     MixUp (Zhang et al. 2018) blends the two, CutMix (Yun et al. 2019) pastes a rectangle of the other; the label's
@@ -155,23 +172,24 @@ def mix(pixels: tf.Tensor, truth: tf.Tensor, seed: tf.Tensor, strength: Augmenta
         pixels: float32 [N, H, W, 3].
         truth: float32 [N, classes], rows that sum to one.
         seed: int64 [2]; may be the one given to ``augment``.
+        part: where these are not the whole batch. The first of them is then mixed with the last.
 
     Returns:
         Pixels and truth of the same shapes.
     """
     import tensorflow as tf
 
-    if not strength.mixup and not strength.cutmix:
+    if not strength.mixes:
         return pixels, truth
-    count = tf.shape(pixels)[0]
+    count, ours = _drawn_for(pixels, part)
     seeds = iter(tf.unstack(tf.random.split(tf.random.fold_in(seed, _MIX), 8)))
 
     def uniform() -> Any:
-        return tf.random.stateless_uniform((count,), next(seeds))
+        return ours(tf.random.stateless_uniform((count,), next(seeds)))
 
     def beta(alpha: float) -> Any:  # A Beta variable is one Gamma variable's share of two.
         one, other = (tf.random.stateless_gamma((count,), next(seeds), alpha or 1.0) for _ in range(2))
-        return tf.math.divide_no_nan(one, one + other)
+        return ours(tf.math.divide_no_nan(one, one + other))
 
     blended, pasted, centre = beta(strength.mixup), beta(strength.cutmix), (uniform(), uniform())
     pastes = uniform() < (0.5 if strength.mixup and strength.cutmix else float(strength.cutmix > 0))
@@ -193,6 +211,15 @@ def kernels(rule: ImageInput) -> tuple[ImageInput, ...]:
     ways = (("bilinear", True), ("bilinear", False), ("bicubic", True), ("nearest", True))
     variants = (rule.model_copy(update={"kernel": kernel, "antialias": antialias}) for kernel, antialias in ways)
     return tuple(dict.fromkeys((rule, *variants)))
+
+
+def _drawn_for(pixels: Any, part: Part | None) -> tuple[Any, Callable[[Any], Any]]:
+    """How many photographs to draw for, and what picks from the draws those of ``pixels``."""
+    import tensorflow as tf
+
+    if part is None:
+        return tf.shape(pixels)[0], lambda drawn: drawn
+    return part.of, lambda drawn: tf.gather(drawn, part.rows)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ import numpy as np
 
 from leafport.errors import LeafportError
 from leafport.training.checkpoint import Checkpoint, Checkpoints
-from leafport.training.data import pipeline, sampling
+from leafport.training.data import pipeline, sampling, shares
 from leafport.training.data.augment import Augmentation
 from leafport.training.data.pipeline import Source
 from leafport.training.data.sampling import Sampling
@@ -116,7 +116,7 @@ def fit(
     import keras
 
     classes = model.output_shape[-1]
-    batch_size = min(stage.batch_size, len(train.truth))
+    batch_size = shares.own().batch_size(min(stage.batch_size, len(train.truth)))
     per_epoch = math.ceil(sampling.cycle_length(train.truth, stage.sampled) / batch_size)
     steps = min(stage.epochs * per_epoch, stage.max_steps or math.inf)
     if not steps:
@@ -124,7 +124,8 @@ def fit(
     model.compile(
         _optimiser(stage, int(steps)),
         stage.loss.function(),
-        metrics=[keras.metrics.CategoricalCrossentropy(name="cross_entropy"), "accuracy"],
+        # Weighted, for what fills the last batch where several devices share it counts nothing.
+        weighted_metrics=[keras.metrics.CategoricalCrossentropy(name="cross_entropy"), "accuracy"],
         jit_compile=_compiles(),
     )
     watcher = _watcher(stage, batch_size, per_epoch, int(steps), start, checkpoints, progress)

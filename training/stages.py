@@ -213,11 +213,21 @@ def _policy(precision: str) -> str:
     """The Keras dtype policy to train in. bfloat16 has float32's range, so that no loss has to be scaled."""
     if precision == "float32":
         return "float32"
+    return "mixed_bfloat16" if precision == "mixed" or _computes_fast_in_bfloat16() else "float32"
+
+
+def _computes_fast_in_bfloat16() -> bool:
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        kinds = {(device.platform, getattr(device, "compute_capability", "0")) for device in jax.devices()}
+        return all(platform == "tpu" or (platform == "gpu" and float(version) >= 8) for platform, version in kinds)
     import tensorflow as tf
 
     details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    fast = any(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
-    return "mixed_bfloat16" if fast or precision == "mixed" else "float32"
+    return any(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
 
 
 @contextmanager

@@ -8,11 +8,13 @@ features of them.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,8 +23,8 @@ import numpy as np
 from leafport import images
 from leafport.contract import ImageInput
 from leafport.errors import ImageError
-from leafport.training.data import sampling
-from leafport.training.data.augment import Augmentation, augment, mix
+from leafport.training.data import sampling, shares
+from leafport.training.data.augment import Augmentation, Part, augment, mix
 from leafport.training.data.sampling import Sampling
 from leafport.training.data.store import Store
 
@@ -45,6 +47,29 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of a source's arrays, in the order of their ``numbers``."""
+
+    source: Source
+    numbers: Sequence[int] | np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read(self, index: int) -> np.ndarray:
+        """One of the arrays."""
+        return self.source.read(int(self.numbers[index]))
 
 
 class Pixels:
@@ -94,7 +119,8 @@ def training_batches(
     """What is learned from, without end: (float32 [batch_size, ...], float32 one-hot [batch_size, classes]).
 
     Each time round comes in another order, straight after the one before it, so that every batch is full. The
-    same seed gives the same batches, however many cores prepare them, and ``start`` enters them at any batch.
+    same seed gives the same batches, however many cores prepare them, and ``start`` enters them at any batch. Where
+    several processes share each batch (``data.shares``), these are its rows that this one has.
 
     Args:
         truth: int [N], which class each of the source's N arrays shows.
@@ -105,9 +131,16 @@ def training_batches(
     import tensorflow as tf
 
     several = source.shape[0] if len(source.shape) == 4 else None
+    own = shares.own().rows(batch_size)
+    # Each photograph is mixed with the one before it: where that is another process's, it is read here too.
+    before = 1 if augmentation and augmentation.mixes and len(own) < batch_size else 0
+    part = Part(tuple(row % batch_size for row in range(own.start - before, own.stop)), batch_size)
 
     def numbers() -> Iterator[int]:
-        return sampling.order(truth, sampled, seed=seed, start=start * batch_size)
+        order = sampling.order(truth, sampled, seed=seed, start=start * batch_size)
+        while True:
+            batch = list(itertools.islice(order, batch_size))
+            yield from (batch[row] for row in part.rows)
 
     def vary(step: Any, batch: tuple[Any, Any]) -> tuple[Any, Any]:
         values, labels = batch[0], tf.one_hot(batch[1], classes)
@@ -115,22 +148,32 @@ def training_batches(
             return tf.cast(values, tf.float32), labels
         seeds = tf.stack([tf.constant(seed, tf.int64), step])
         if several:  # Ways to shrink each photograph: one is drawn.
-            values = tf.gather(
-                values, tf.random.stateless_uniform((batch_size,), seeds, 0, several, tf.int64), axis=1, batch_dims=1
-            )
-        return mix(augment(values, seeds, augmentation), labels, seeds, augmentation)
+            ways = tf.random.stateless_uniform((batch_size,), seeds, 0, several, tf.int64)
+            values = tf.gather(values, tf.gather(ways, part.rows), axis=1, batch_dims=1)
+        varied, labels = mix(augment(values, seeds, augmentation, part), labels, seeds, augmentation, part)
+        return varied[before:], labels[before:]
 
     indices = tf.data.Dataset.from_generator(numbers, output_signature=tf.TensorSpec((), tf.int64))
-    batches = _load(indices, source, truth).batch(batch_size, drop_remainder=True).enumerate(start)
+    batches = _load(indices, source, truth).batch(len(part.rows), drop_remainder=True).enumerate(start)
     return batches.map(vary, num_parallel_calls=os.cpu_count() or 1, deterministic=True).prefetch(2)
 
 
 def batches(source: Source, truth: np.ndarray, *, classes: int, batch_size: int) -> tf.data.Dataset:
-    """Everything once, in order: (float32 [<= batch_size, ...], float32 one-hot [<= batch_size, classes])."""
+    """Everything once, in order: (float32 [<= batch_size, ...], float32 one-hot [<= batch_size, classes]).
+
+    Where several devices share each batch (``data.shares``) it is this process's rows of it, and a weight for each:
+    0 for what fills the last batch, else 1.
+    """
     import tensorflow as tf
 
-    loaded = _load(tf.data.Dataset.range(len(source)), source, truth).batch(batch_size)
+    share = shares.own()
+    places = share.places(len(source), batch_size)
+    indices = tf.data.Dataset.from_tensor_slices(np.minimum(places, len(source) - 1))
+    loaded = _load(indices, source, truth).batch(len(share.rows(batch_size)))
     one_hot = loaded.map(lambda values, labels: (tf.cast(values, tf.float32), tf.one_hot(labels, classes)))
+    if share.devices > 1:
+        weights = tf.data.Dataset.from_tensor_slices((places < len(source)).astype(np.float32))
+        one_hot = tf.data.Dataset.zip(one_hot, weights.batch(len(share.rows(batch_size)))).map(lambda b, w: (*b, w))
     return one_hot.prefetch(2)
 
 
@@ -171,14 +214,12 @@ def answers(model: keras.Model, source: Source, batch_size: int = 32) -> Iterato
     Raises:
         ImageError: at the first photograph that cannot be used.
     """
-    import tensorflow as tf
-
-    def call(values: Any) -> Any:
-        return model(tf.cast(values, tf.float32), training=False)
-
-    traced = tf.function(call, reduce_retracing=True)
-    for batch in read_ahead(source, batch_size):
-        yield traced(batch).numpy()
+    share, ask, left = shares.own(), _answering(model), len(source)
+    size = share.batch_size(batch_size)
+    own = Chosen(source, np.minimum(share.places(left, size), left - 1))
+    for batch in read_ahead(own, len(share.rows(size))):
+        yield ask(batch)[:left]
+        left -= size
 
 
 def infer(
@@ -202,6 +243,17 @@ def infer(
         if progress:
             progress(done, len(paths))
     return np.concatenate(found)
+
+
+def _answering(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return shares.answering(model)
+    import tensorflow as tf
+
+    traced = tf.function(lambda values: model(tf.cast(values, tf.float32), training=False), reduce_retracing=True)
+    return lambda batch: np.asarray(traced(batch))
 
 
 def _load(indices: tf.data.Dataset, source: Source, truth: np.ndarray) -> tf.data.Dataset:

@@ -10,8 +10,10 @@ import pytest
 from leafport import images
 from leafport.contract import ImageInput
 from leafport.errors import ImageError
+from leafport.training.data import shares
 from leafport.training.data.augment import Augmentation
 from leafport.training.data.pipeline import Pixels, batches, naming_photographs, read_ahead, training_batches
+from leafport.training.data.shares import Share
 from leafport.training.data.store import Store
 
 RULE = ImageInput(height=24, width=32)
@@ -101,3 +103,47 @@ def test_each_way_to_shrink_a_photograph_is_drawn(paths: list[Path], tmp_path: P
             assert gaps.min() < 0.01
             drawn.add((int(label), int(gaps.argmin())))
     assert len(drawn) > 30  # Of twenty photographs in two ways each.
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(mixup=0.4, cutmix=0.4, randaugment=2)])
+def test_processes_that_share_a_batch_read_it_whole(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch, augmentation: Augmentation | None
+) -> None:
+    rules = (RULE, RULE.model_copy(update={"kernel": "nearest"})) if augmentation else (RULE,)
+    source, truth = Pixels(paths, *rules), np.arange(len(paths))
+
+    def some() -> list[tuple[np.ndarray, np.ndarray]]:
+        endless = training_batches(
+            source, truth, classes=CLASSES, batch_size=8, seed=0, augmentation=augmentation, start=2
+        )
+        return list(endless.take(4).as_numpy_iterator())
+
+    whole, parts = some(), []
+    for index in range(4):
+        monkeypatch.setattr(shares, "own", lambda index=index: Share(index, processes=4, devices=8))
+        parts.append(some())
+    for step, expected in enumerate(whole):
+        for found, wanted in zip(zip(*(part[step] for part in parts), strict=True), expected, strict=True):
+            np.testing.assert_allclose(np.concatenate(found), wanted, atol=1e-3)
+
+
+def test_what_fills_the_last_batch_of_several_devices_weighs_nothing(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, truth, seen, weighs = Pixels(paths, RULE), np.arange(len(paths)), [], 0.0
+    for index in range(2):
+        monkeypatch.setattr(shares, "own", lambda index=index: Share(index, processes=2, devices=4))
+        for values, labels, weights in batches(source, truth, classes=CLASSES, batch_size=8).as_numpy_iterator():
+            assert len(values) == 4
+            seen += labels.argmax(axis=1)[weights == 1].tolist()
+            weighs += weights.sum()
+    assert sorted(seen) == list(range(CLASSES))
+    assert weighs == CLASSES
+
+
+def test_a_batch_has_as_many_rows_for_each_device() -> None:
+    share = Share(1, processes=2, devices=6)
+    assert [share.batch_size(wanted) for wanted in (32, 30, 5)] == [30, 30, 6]
+    assert share.rows(12) == range(6, 12)
+    assert Share().batch_size(7) == 7
+    assert list(Share().places(5, 3)) == list(range(5))

@@ -180,6 +180,16 @@ def writable(path: Path) -> Iterator[None]:
         raise OutputError(f"{path} cannot be written ({problem.strerror}). {remedy}") from problem
 
 
+def require_space(path: Path, wanted_bytes: int) -> None:
+    """Raise OutputError where the disk that ``path`` is to lie on has no room for so many bytes."""
+    free = shutil.disk_usage(path.resolve().parent).free
+    if free < wanted_bytes:
+        raise OutputError(
+            f"{path} cannot be written: {wanted_bytes / 2**20:,.0f} MiB are needed and {free / 2**20:,.0f} MiB are "
+            "free. Free some space or write elsewhere."
+        )
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():

@@ -63,7 +63,7 @@ class Checkpoints:
 
     def load(self, stage: str) -> Checkpoint | None:
         """The last checkpoint of a stage; None without one, or where it is damaged."""
-        path = self._path(stage)
+        path = self.path(stage)
         if not path.exists():
             return None
         try:
@@ -90,12 +90,13 @@ class Checkpoints:
         }
         counts = {group: len(values) for group, values in groups.items()}
         state = np.array(json.dumps({"values": checkpoint.state, "counts": counts}))
-        with files.staged(self._path(stage)) as staging, staging.open("wb") as stream:
+        with files.staged(self.path(stage)) as staging, staging.open("wb") as stream:
             np.savez(stream, **{_STATE: state, **arrays})
         self._written = time.monotonic()
         self._took = self._written - began
 
-    def _path(self, stage: str) -> Path:
+    def path(self, stage: str) -> Path:
+        """The file of a stage's checkpoint."""
         return self._folder / f"{stage.lower().replace(' ', '-')}.npz"
 
 

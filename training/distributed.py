@@ -12,7 +12,7 @@ when another host is lost.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import ipaddress
 import json
 import logging
@@ -118,6 +118,14 @@ def _index(environment: Mapping[str, str], count: int) -> int:
     )
 
 
+def jax_version() -> str:
+    """Which JAX is installed. Raises UserError where there is none."""
+    try:
+        return importlib.metadata.version("jax")
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError("Training on several hosts takes JAX: pip install 'leafport[train-distributed]'") from None
+
+
 def learn(
     cluster: Cluster,
     config: Config,
@@ -135,11 +143,9 @@ def learn(
         log_file: receives what the child logs and prints; appended to.
 
     Raises:
-        UserError: JAX is not installed, a batch cannot be shared, or the hosts were asked for different things.
+        UserError: a batch cannot be shared, or the hosts were asked for different things.
         LeafportError: a host did not come, stopped or was lost, or training diverged.
     """
-    if importlib.util.find_spec("jax") is None:
-        raise UserError("Training on several hosts takes JAX: pip install 'leafport[train-distributed]'")
     joined = False
 
     def hear(stage: str, done: int, total: int, note: str) -> None:

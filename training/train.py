@@ -20,12 +20,13 @@ from leafport import __version__, files
 from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier
 from leafport.contract import Contract
 from leafport.errors import ModelError, OutputError
-from leafport.training import backbones, calibration, checkpoint, loop, safety, stages, task
+from leafport.training import backbones, calibration, checkpoint, distributed, loop, safety, stages, task
 from leafport.training.backbones import BACKBONES
 from leafport.training.calibration import Calibration
 from leafport.training.config import Config
 from leafport.training.data import duplicates, splits
 from leafport.training.data.splits import PhotoFolder, Splits
+from leafport.training.distributed import Cluster
 from leafport.training.evaluation import evaluate, selection
 from leafport.training.evaluation.learning import HISTORY_FILE
 from leafport.training.loop import Progress
@@ -42,7 +43,7 @@ LIBRARIES = ("keras", "tensorflow", "numpy", "pillow")
 log = logging.getLogger("leafport.training")
 
 
-def train(config: Config, *, progress: Progress | None = None) -> Path:
+def train(config: Config, *, cluster: Cluster | None = None, progress: Progress | None = None) -> Path:
     """Train a classifier and write its folder; returns ``config.out``.
 
     Nothing stands at ``config.out`` before everything does: model.keras, classifier.json, splits.json, training.json
@@ -50,24 +51,29 @@ def train(config: Config, *, progress: Progress | None = None) -> Path:
     ``evaluation.evaluate.judge`` writes. What is learned on the way is kept beside it, in a hidden folder: when a
     training was killed, the same one goes on after its last epoch.
 
+    Args:
+        cluster: the hosts that train together, each of which calls this. Only the first writes ``config.out``.
+
     Raises:
         DataError: the photographs or the positive file cannot be used.
         ModelError: an unknown backbone, or weights that are missing or another network's.
         OutputError: ``config.out`` cannot be written, is something else already, or an unfinished training for it
             was asked for something else.
-        LeafportError: training diverged.
+        LeafportError: training diverged, or another host was lost.
     """
     check(config)
     _check_out(config)
-    with checkpoint.working(config.out) as work, files.writable(config.out):
+    place = cluster.place(config.out) if cluster else config.out
+    with checkpoint.working(place) as work, files.writable(place):
         staging = work.folder / "classifier"
         files.remove(staging)
         staging.mkdir()
-        check_space(config.out, FREE_BYTES)
+        files.require_space(config.out, FREE_BYTES)
         with _logging_to(work.folder / LOG_FILE):
-            _train(config, work, staging, progress or (lambda stage, done, total, note: None))
-        shutil.copyfile(work.folder / LOG_FILE, staging / LOG_FILE)
-        files.move_into_place(staging, config.out)
+            _train(config, work, staging, cluster, progress or (lambda stage, done, total, note: None))
+        if cluster is None or cluster.first:
+            shutil.copyfile(work.folder / LOG_FILE, staging / LOG_FILE)
+            files.move_into_place(staging, config.out)
     return config.out
 
 
@@ -81,17 +87,32 @@ def check(config: Config) -> None:
         )
 
 
-def _train(config: Config, work: checkpoint.Work, out: Path, progress: Progress) -> None:
+def _train(config: Config, work: checkpoint.Work, out: Path, cluster: Cluster | None, progress: Progress) -> None:
     log.info("leafport %s, %s", __version__, json.dumps(asdict(config), default=str))
     divided, question = divide(config, progress)
     divided.save(out / selection.SPLITS_FILE)
     contract = contract_of(config, divided)
-    log.info("%s, %s, Python %s", versions(), platform.platform(), platform.python_version())
     request = request_of(config, divided)
+    if cluster is not None:
+        request["versions"]["jax"] = distributed.jax_version()
+    log.info("%s, %s, Python %s", request["versions"], platform.platform(), platform.python_version())
     checkpoints = work.checkpoints(request, drop=config.overwrite)
     began = time.monotonic()
+    if cluster is not None:
+        log_file = work.folder / LOG_FILE
+        distributed.learn(
+            cluster, config, out / selection.SPLITS_FILE, contract, request, work.folder, log_file, progress
+        )
+        if not cluster.first:
+            return
     model, history = stages.run(
-        config, divided, contract, checkpoints, work.folder, progress, check_space=lambda b: check_space(config.out, b)
+        config,
+        divided,
+        contract,
+        checkpoints,
+        work.folder,
+        progress,
+        check_space=lambda wanted: files.require_space(config.out, wanted),
     )
     log.info("trained in %.1f minutes", (time.monotonic() - began) / 60)
     loop.write_history(out / HISTORY_FILE, history)
@@ -217,15 +238,6 @@ def _check_out(config: Config) -> None:
         raise OutputError(f"{config.out} exists and is no classifier: it is left alone. Write elsewhere.")
     if not config.overwrite:
         raise OutputError(f"{config.out} holds a classifier already. Write elsewhere, or replace it with --overwrite.")
-
-
-def check_space(path: Path, wanted: int) -> None:
-    free = shutil.disk_usage(path.resolve().parent).free
-    if free < wanted:
-        raise OutputError(
-            f"{path} cannot be written: {wanted / 2**20:,.0f} MiB are needed and {free / 2**20:,.0f} MiB are free. "
-            "Free some space or write elsewhere."
-        )
 
 
 @contextlib.contextmanager

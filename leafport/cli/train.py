@@ -16,6 +16,7 @@ import click
 
 from leafport.training.backbones import BACKBONES
 from leafport.training.data.augment import Augmentation
+from leafport.training.distributed import HOSTS_VARIABLE, PORT
 from leafport.training.heads import ACTIVATIONS, KINDS, Head
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 MAX_CHATTER_BYTES = 2**20
 FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 HEAD_OPTIONS = ("kind", "units", "blocks", "filters", "activation", "l2")
+HOST_OPTIONS = ("hosts", "host_index")
 
 
 SECTIONS = {
@@ -34,6 +36,7 @@ SECTIONS = {
         *("unfreeze", "epochs", "head_epochs", "batch_size", "learning_rate", "schedule", "patience", "max_steps"),
         *("balance", "label_smoothing", "focus", "precision", "seed"),
     ),
+    "Several hosts": HOST_OPTIONS,
     "Safety": ("required_recall",),
     "For the files' metadata": ("name", "version", "description", "author", "license"),
 }
@@ -184,6 +187,16 @@ class Variation(click.ParamType[Any]):
 @click.option("--author", help="Whose it is, for the files' metadata.")
 @click.option("--license", help="Its licence, for the files' metadata.")
 @click.option("--overwrite", is_flag=True, help="Replace a classifier that stands at --out.")
+@click.option(
+    "--hosts",
+    envvar=HOSTS_VARIABLE,
+    metavar="HOST[:PORT],HOST…",
+    help="Train on several machines (or all accelerators of one), with JAX. They meet at the first one's port, "
+    f"{PORT} by default.",
+)
+@click.option(
+    "--host-index", type=click.IntRange(0), metavar="N", help="Which of --hosts this one is.  [default: a scheduler's]"
+)
 def command(data: Path, out: Path, **options: Any) -> None:
     """Train a classifier on the photographs in DATA: one folder of them per class.
 
@@ -192,23 +205,37 @@ def command(data: Path, out: Path, **options: Any) -> None:
     with --weights none everything is trained from scratch.
 
     A training that was interrupted or killed goes on after its last epoch when the same command is given again.
+
+    With --hosts the same command is given on every host, each with its own --host-index and all the photographs;
+    together they learn what one would from the same batches, and the first writes the result. In the environment
+    LEAFPORT_HOSTS and LEAFPORT_HOST_INDEX say the same, and Slurm, Open MPI and Kubernetes tell each its number
+    themselves. Hosts trust one another: keep the port inside your own network.
     """
     from leafport import files
     from leafport.cli import terminal
-    from leafport.training import checkpoint
+    from leafport.training import checkpoint, distributed
     from leafport.training.data.splits import Splits
     from leafport.training.evaluation.evaluate import EVALUATION_FILE
     from leafport.training.evaluation.selection import SPLITS_FILE
     from leafport.training.train import LOG_FILE, train
 
+    hosts, index = options["hosts"], options["host_index"]
+    if index is not None and hosts is None:
+        raise click.UsageError("--host-index says which of --hosts this one is. Give --hosts too.")
+    cluster = distributed.cluster(hosts, index) if hosts else None
     config = configuration(data, out, **options)
     try:
         with chatter() as caught, stages() as progress:
-            train(config, progress=progress)
+            train(config, cluster=cluster, progress=progress)
     except KeyboardInterrupt:
         if checkpoint.folder_for(out).exists():
             terminal.err.print("What was learned so far is kept: the same command goes on after the last epoch.")
         raise
+    if cluster and not cluster.first:
+        terminal.out.print(
+            f"Host {cluster.index} has done its part: {out} is written on {cluster.hosts[0]}.", markup=False
+        )
+        return
     with (out / LOG_FILE).open("a", encoding="utf-8") as log:
         log.write(f"\nWhat the libraries printed:\n{''.join(caught)}")
     terminal.list_skipped(Splits.load(out / SPLITS_FILE).skipped)
@@ -223,7 +250,7 @@ def configuration(data: Path, out: Path, **options: Any) -> Config:
     """What the command's parameters ask for; those that are None were not given. Raises UserError."""
     from leafport.training.config import Config
 
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None and name not in HOST_OPTIONS}
     given["head"] = Head(**{name: given.pop(name) for name in HEAD_OPTIONS if name in given})
     if given.get("augmentation") == "none":
         given["augmentation"] = None

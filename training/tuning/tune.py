@@ -138,7 +138,7 @@ def attempt(
             unfinished.checkpoints(train.request_of(settings, divided), drop=True),
             unfinished.folder,
             progress,
-            check_space=lambda size: train.check_space(settings.out, size),
+            check_space=lambda size: files.require_space(settings.out, size),
             shared=folder,
         )
         best = min(history, key=lambda epoch: epoch.val_loss if math.isfinite(epoch.val_loss) else math.inf)

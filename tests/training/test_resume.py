@@ -51,6 +51,7 @@ def train(photos: Path, out: Path, weights: Path, *, lines: int | None = None) -
     return True
 
 
+@pytest.mark.timeout(1500)  # Twelve processes, each of which imports TensorFlow; minutes on a busy machine.
 def test_killed_ten_times_it_ends_with_the_same_weights(tmp_path: Path, photos: Path, mobilenet_weights: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert train(photos, undisturbed, mobilenet_weights)

@@ -23,7 +23,7 @@ def test_five_things_are_varied_by_default() -> None:
     found = space()
     assert found.keys() == {"head", "dropout", "learning-rate", "augment", "unfreeze"}
     assert found["head"] == Choices(("gap", "dense", "conv", "residual"))
-    assert found["learning-rate"] == Range(3e-5, 3e-4, log=True)
+    assert found["learning-rate"] == Range(9e-6, 9e-5, log=True)
     assert space(given=frozenset({"dropout", "backbone"})).keys() == found.keys() - {"dropout"}
 
 

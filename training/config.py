@@ -25,6 +25,8 @@ class Config:
         positive: a file with the names of the positive (dangerous) class folders; needed for a binary task.
         weights: ``imagenet``, ``none`` (from scratch) or a file.
         image_size: the side of the model's square input in pixels; the backbone's own if None.
+        fine_tuning_size: the side of the photographs that the backbone is fine-tuned with; None: ``image_size``. A
+            smaller one takes less time, and does as well or better: the head is fitted at full size afterwards.
         resize: ``squash`` the whole photograph or ``crop`` its centre.
         head: what stands on the backbone, but for its dropout.
         dropout: the head's; None: 0.5, or the backbone's own from scratch.
@@ -62,6 +64,7 @@ class Config:
     backbone: str = "resnet50"
     weights: str = backbones.IMAGENET
     image_size: int | None = None
+    fine_tuning_size: int | None = None
     resize: Fit = "squash"
     head: Head = field(default_factory=Head)
     dropout: float | None = None
@@ -94,6 +97,11 @@ class Config:
     @property
     def scratch(self) -> bool:
         return self.weights == backbones.NO_WEIGHTS
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether a pretrained backbone learns too."""
+        return not self.scratch and self.unfreeze != "none" and self.epochs != 0
 
     @property
     def recipe(self) -> Recipe:

@@ -1,17 +1,23 @@
-"""The stages of a training: the head on cached features, then the backbone too, gently; or everything from scratch."""
+"""The stages of a training: the head, the backbone too, the head again; or everything from scratch.
+
+Fine-tuning sees varied photographs, which look nearer and blurrier than those the classifier is asked about. So
+afterwards the head is fitted once more, in seconds, to photographs as they are, and where fine-tuning took smaller ones
+to be quicker, at their full size (Touvron et al. 2019, "Fixing the train-test resolution discrepancy").
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from leafport import files
-from leafport.contract import Contract
+from leafport.contract import Contract, ImageInput
 from leafport.errors import OutputError
 from leafport.training import backbones, loop
 from leafport.training.backbones import Network
@@ -28,10 +34,28 @@ from leafport.training.loss import Loss, rarity
 if TYPE_CHECKING:
     import keras
 
-HEAD, FINE_TUNING, FROM_SCRATCH = "Training the head", "Fine-tuning", "Training from scratch"
+HEAD, FINE_TUNING, REFITTING = "Training the head", "Fine-tuning", "Refitting the head"
+FROM_SCRATCH = "Training from scratch"
 HEAD_LEARNING_RATE = 1e-3
 HEAD_BATCH_SIZE = 32
 HEAD_PATIENCE = 10
+REFITTING_LEARNING_RATE = 3e-4
+REFITTING_EPOCHS = 15
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training made.
+
+    Attributes:
+        model: float32 [N, size, size, 3] to float32 [N, classes], in float32.
+        history: every epoch of every stage.
+        best: the epoch that left the model's weights, with the smallest validation loss.
+    """
+
+    model: keras.Model
+    history: list[Epoch]
+    best: Epoch
 
 
 def run(
@@ -44,8 +68,8 @@ def run(
     *,
     check_space: Callable[[int], None],
     shared: Path | None = None,
-) -> tuple[keras.Model, list[Epoch]]:
-    """Build the network and train it, stage by stage; returns its model, in float32, and all epochs.
+) -> Trained:
+    """Build the network and train it, stage by stage.
 
     Args:
         work: a folder for what is too large for memory.
@@ -53,27 +77,16 @@ def run(
         shared: a folder on the same disk in which the frozen backbone's features stay, for other trainings with the
             same split.
     """
-    import keras
-
-    def build() -> Network:
-        return backbones.build(
-            config.backbone,
-            classes=len(contract.labels),
-            image_size=contract.image.height,
-            weights=config.weights,
-            head=_head(config),
-        )
-
-    keras.utils.set_random_seed(config.seed)
     with _computing_in(_policy(config.precision)) as mixed:
-        network = build()
+        training = _Training(config, divided, contract, checkpoints, work, progress, shared)
+        network = training.build(training.learning_rule)
         check_space(4 * 4 * network.model.count_params())  # The model, two moments of each weight, and the best ones.
-        history = _learn(config, network, divided, contract, checkpoints, work, progress, shared)
+        trained = (training.from_scratch if config.scratch else training.fine_tuned)(network)
     if not mixed:
-        return network.model, history
-    whole = build().model
-    whole.set_weights(network.model.get_weights())
-    return whole, history
+        return trained
+    whole = training.build(contract.image).model
+    whole.set_weights(trained.model.get_weights())
+    return replace(trained, model=whole)
 
 
 def side(divided: Splits, photos: Sequence[Photo]) -> tuple[list[Path], np.ndarray]:
@@ -83,116 +96,171 @@ def side(divided: Splits, photos: Sequence[Photo]) -> tuple[list[Path], np.ndarr
     return [divided.file(photo) for photo in photos], truth
 
 
-def _learn(
-    config: Config,
-    network: Network,
-    divided: Splits,
-    contract: Contract,
-    checkpoints: Checkpoints,
-    work: Path,
-    progress: Progress,
-    shared: Path | None,
-) -> list[Epoch]:
-    cache, rule, classes = work if config.cache else None, contract.image, len(contract.labels)
-    paths, truth = side(divided, divided.train)
-    train = Lessons(Pixels(paths, rule, cache=cache), truth)
-    varied = train
-    if config.augmentation and config.augmentation.kernels:
-        varied = Lessons(Pixels(paths, *augment.kernels(rule), cache=cache), truth)
-    checked, right = side(divided, divided.validation)
-    validation = Lessons(Pixels(checked, rule, cache=cache), right)
-    history: list[Epoch] = []
-    if not config.scratch:
-        stage = _head_stage(config, truth, classes)
-        restored = loop.restore(network.head, stage, checkpoints)
-        if restored is None:
-            kept = None if shared is None else shared / _features_name(config, contract, divided)
-            restored = loop.fit(
-                network.head,
-                _features(network, train, work, progress, kept and kept.with_suffix(".train")),
-                _features(network, validation, work, progress, kept and kept.with_suffix(".validation")),
-                stage,
-                seed=config.seed,
-                start=None,
-                checkpoints=checkpoints,
-                progress=progress,
-            )
-        history += restored
-        backbones.unfreeze(network, config.backbone, config.unfreeze)
-    if config.unfreeze == "none":
-        return history
-    stage = _whole_stage(config, truth, classes)
-    restored = loop.restore(network.model, stage, checkpoints)
-    if restored is None:
-        restored = loop.fit(
-            network.model,
-            varied,
-            validation,
-            stage,
-            seed=config.seed,
-            start=min((epoch.val_loss for epoch in history), default=None),
-            checkpoints=checkpoints,
-            progress=progress,
+@dataclass(frozen=True)
+class _Training:
+    """The stages of one training. Each is gone through, or restored where it was finished earlier."""
+
+    config: Config
+    divided: Splits
+    contract: Contract
+    checkpoints: Checkpoints
+    work: Path
+    progress: Progress
+    shared: Path | None
+
+    @property
+    def learning_rule(self) -> ImageInput:
+        """How photographs become input until the last stage: as in the contract, but perhaps smaller."""
+        side = self.config.fine_tuning_size
+        if side is None or not self.config.fine_tunes:
+            return self.contract.image
+        return self.contract.image.model_copy(update={"height": side, "width": side})
+
+    def build(self, rule: ImageInput) -> Network:
+        """The network for input of one size, always with the same first weights and draws."""
+        import keras
+
+        keras.utils.set_random_seed(self.config.seed)
+        return backbones.build(
+            self.config.backbone,
+            classes=len(self.contract.labels),
+            image_size=rule.height,
+            weights=self.config.weights,
+            head=_head(self.config),
         )
-    return history + restored
+
+    def from_scratch(self, network: Network) -> Trained:
+        history = self._whole(network, FROM_SCRATCH, start=None)
+        return Trained(network.model, history, _best(history))
+
+    def fine_tuned(self, network: Network) -> Trained:
+        """The head; the backbone too, unless it stays frozen; then the head once more, on what has become of it."""
+        small, full = self.learning_rule, self.contract.image
+        history = self._head(network, small, HEAD, start=None, shared=self.shared)
+        if not self.config.fine_tunes:
+            return Trained(network.model, history, _best(history))
+        backbones.unfreeze(network, self.config.backbone, self.config.unfreeze)
+        alone = _best(history)
+        history += self._whole(network, FINE_TUNING, start=alone.val_loss)
+        tuned = _best(history)
+        if small == full:
+            if tuned is not alone:
+                history += self._head(network, full, REFITTING, start=tuned.val_loss)
+            return Trained(network.model, history, _best(history))
+        final = self.build(full)
+        final.model.set_weights(network.model.get_weights())
+        refitted = self._head(final, full, REFITTING, start=None)
+        return Trained(final.model, history + refitted, _best(refitted))
+
+    def _whole(self, network: Network, name: str, *, start: float | None) -> list[Epoch]:
+        """All of the network that is not frozen learns from varied photographs."""
+        rule, augmentation = self.learning_rule, self.config.augmentation
+        several = augment.kernels(rule) if augmentation and augmentation.kernels else (rule,)
+        train = self._photographs(self.divided.train, *several)
+        stage = _stage(self.config, name, train.truth, len(self.contract.labels))
+        restored = loop.restore(network.model, stage, self.checkpoints)
+        if restored is not None:
+            return restored
+        return loop.fit(
+            network.model,
+            train,
+            self._photographs(self.divided.validation, rule),
+            stage,
+            seed=self.config.seed,
+            start=start,
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+        )
+
+    def _head(
+        self, network: Network, rule: ImageInput, name: str, *, start: float | None, shared: Path | None = None
+    ) -> list[Epoch]:
+        """The head alone learns, from what the backbone says of unvaried photographs."""
+        train = self._photographs(self.divided.train, rule)
+        stage = _head_stage(self.config, name, train.truth, len(self.contract.labels))
+        restored = loop.restore(network.head, stage, self.checkpoints)
+        if restored is not None:
+            return restored
+        kept = None if shared is None else shared / self._features_name()
+        return loop.fit(
+            network.head,
+            self._features(network, train, kept and kept.with_suffix(".train")),
+            self._features(
+                network,
+                self._photographs(self.divided.validation, rule),
+                kept and kept.with_suffix(".validation"),
+            ),
+            stage,
+            seed=self.config.seed,
+            start=start,
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+        )
+
+    def _photographs(self, photos: Sequence[Photo], *rules: ImageInput) -> Lessons:
+        paths, truth = side(self.divided, photos)
+        return Lessons(Pixels(paths, *rules, cache=self.work if self.config.cache else None), truth)
+
+    def _features(self, network: Network, lessons: Lessons, kept: Path | None) -> Lessons:
+        """What the backbone says of photographs, on disk: found in the file ``kept``, or computed and left there."""
+        shape = network.features.output_shape[1:]
+        if kept is not None and kept.exists():
+            return Lessons(Store(kept, len(lessons.truth), shape, "float32"), lessons.truth)
+        place = self.work if kept is None else self.work / kept.name
+        if kept is not None:
+            files.remove(place)
+        found = Store(place, len(lessons.truth), shape, "float32")
+        done = 0
+        try:
+            for batch in pipeline.answers(network.features, lessons.source, HEAD_BATCH_SIZE):
+                for one in batch:
+                    found.put(done, one)
+                    done += 1
+                self.progress("Computing features", done, len(found), f"{done} photographs")
+        except OSError as problem:
+            raise OutputError(
+                f"The features of {len(found):,} photographs take {len(found) * found.item_bytes / 2**20:,.0f} MiB, "
+                f"which {self.work.parent} has no room for ({problem.strerror}). Free some space, write elsewhere, or "
+                "take --head gap."
+            ) from problem
+        if kept is not None:
+            place.replace(kept)
+        return Lessons(found, lessons.truth)
+
+    def _features_name(self) -> str:
+        """A name for all that decides what the backbone says of the photographs of a split before it is fine-tuned."""
+        config = self.config
+        seen = [[photo.sha256 for photo in photos] for photos in (self.divided.train, self.divided.validation)]
+        backbone = [config.backbone, config.weights, config.precision, config.head.pools_first]
+        return files.sha256_json([*backbone, self.learning_rule.model_dump(mode="json"), seen])[:16]
 
 
-def _features(network: Network, lessons: Lessons, work: Path, progress: Progress, kept: Path | None) -> Lessons:
-    """What the frozen backbone says of photographs, on disk: found in the file ``kept``, or computed and left there."""
-    shape = network.features.output_shape[1:]
-    if kept is not None and kept.exists():
-        return Lessons(Store(kept, len(lessons.truth), shape, "float32"), lessons.truth)
-    place = work if kept is None else work / kept.name
-    if kept is not None:
-        files.remove(place)
-    found = Store(place, len(lessons.truth), shape, "float32")
-    done = 0
-    try:
-        for batch in pipeline.answers(network.features, lessons.source, HEAD_BATCH_SIZE):
-            for one in batch:
-                found.put(done, one)
-                done += 1
-            progress("Computing features", done, len(found), f"{done} photographs")
-    except OSError as problem:
-        raise OutputError(
-            f"The features of {len(found):,} photographs take {len(found) * found.item_bytes / 2**20:,.0f} MiB, which "
-            f"{work.parent} has no room for ({problem.strerror}). Free some space, write elsewhere, or take --head gap."
-        ) from problem
-    if kept is not None:
-        place.replace(kept)
-    return Lessons(found, lessons.truth)
-
-
-def _features_name(config: Config, contract: Contract, divided: Splits) -> str:
-    """A name for all that decides what a frozen backbone says of the photographs of a split."""
-    seen = [[photo.sha256 for photo in photos] for photos in (divided.train, divided.validation)]
-    backbone = [config.backbone, config.weights, config.precision, config.head.pools_first]
-    return files.sha256_json([*backbone, contract.image.model_dump(mode="json"), seen])[:16]
+def _best(history: Sequence[Epoch]) -> Epoch:
+    return min(history, key=lambda epoch: epoch.val_loss if math.isfinite(epoch.val_loss) else math.inf)
 
 
 def _head(config: Config) -> Head:
     return replace(config.head, dropout=config.recipe.dropout if config.dropout is None else config.dropout)
 
 
-def _head_stage(config: Config, truth: np.ndarray, classes: int) -> Stage:
-    whole = _whole_stage(config, truth, classes)
+def _head_stage(config: Config, name: str, truth: np.ndarray, classes: int) -> Stage:
+    again = name == REFITTING
     return replace(
-        whole,
-        name=HEAD,
-        epochs=config.head_epochs,
-        learning_rate=HEAD_LEARNING_RATE,
+        _stage(config, name, truth, classes),
+        epochs=min(config.head_epochs, REFITTING_EPOCHS) if again else config.head_epochs,
+        learning_rate=REFITTING_LEARNING_RATE if again else HEAD_LEARNING_RATE,
         batch_size=HEAD_BATCH_SIZE,
         patience=HEAD_PATIENCE,
         augmentation=None,
     )
 
 
-def _whole_stage(config: Config, truth: np.ndarray, classes: int) -> Stage:
+def _stage(config: Config, name: str, truth: np.ndarray, classes: int) -> Stage:
     recipe = config.recipe
     balance = config.balance or ("weights" if config.task == "binary" else "none")
     patience = recipe.epochs if config.scratch else 6 if config.schedule == "plateau" else 3
     return Stage(
-        FROM_SCRATCH if config.scratch else FINE_TUNING,
+        name,
         epochs=recipe.epochs if config.epochs is None else config.epochs,
         learning_rate=config.learning_rate or recipe.learning_rate,
         batch_size=config.batch_size,

@@ -85,6 +85,23 @@ def check(config: Config) -> None:
             "Training the head only (--epochs 0, --unfreeze none) takes pretrained weights. Give --weights, or train "
             "everything."
         )
+    if config.fine_tuning_size is None:
+        return
+    if not config.fine_tunes:
+        raise ModelError(
+            "--fine-tuning-size is for a pretrained backbone that is fine-tuned. Leave it, or give --weights, and no "
+            "--epochs 0 or --unfreeze none."
+        )
+    if config.head.kind == "dense" and config.fine_tuning_size != image_size(config):
+        raise ModelError(
+            "A dense head has a weight for every place in the image, and so one size. Leave --fine-tuning-size, or "
+            "choose --head gap, conv or residual."
+        )
+
+
+def image_size(config: Config) -> int:
+    """The side of the model's input in pixels."""
+    return config.image_size or BACKBONES[config.backbone].image_size
 
 
 def _train(config: Config, work: checkpoint.Work, out: Path, cluster: Cluster | None, progress: Progress) -> None:
@@ -105,7 +122,7 @@ def _train(config: Config, work: checkpoint.Work, out: Path, cluster: Cluster | 
         )
         if not cluster.first:
             return
-    model, history = stages.run(
+    trained = stages.run(
         config,
         divided,
         contract,
@@ -115,9 +132,9 @@ def _train(config: Config, work: checkpoint.Work, out: Path, cluster: Cluster | 
         check_space=lambda wanted: files.require_space(config.out, wanted),
     )
     log.info("trained in %.1f minutes", (time.monotonic() - began) / 60)
-    loop.write_history(out / HISTORY_FILE, history)
+    loop.write_history(out / HISTORY_FILE, trained.history)
 
-    classifier, found = calibrated(model, contract, divided, question, config, progress)
+    classifier, found = calibrated(trained.model, contract, divided, question, config, progress)
     classifier.save(out)
     files.write_json(out / RECORD_FILE, {"request": request, "calibration": asdict(found)})
     _judge(classifier, divided, out, progress)
@@ -174,7 +191,7 @@ def request_of(config: Config, divided: Splits) -> dict[str, Any]:
 
 
 def contract_of(config: Config, divided: Splits) -> Contract:
-    size = config.image_size or BACKBONES[config.backbone].image_size
+    size = image_size(config)
     value = {
         "name": config.name or task.default_name(config.data),
         "version": config.version,

@@ -30,7 +30,9 @@ HOST_OPTIONS = ("hosts", "host_index")
 
 SECTIONS = {
     "What is asked": ("out", "task", "positive", "positive_name", "negative_name", "overwrite"),
-    "Photographs": ("splits", "validation", "test", "resize", "image_size", "augmentation", "cache"),
+    "Photographs": (
+        *("splits", "validation", "test", "resize", "image_size", "fine_tuning_size", "augmentation", "cache"),
+    ),
     "Network": ("backbone", "weights", "kind", "units", "blocks", "filters", "activation", "dropout", "l2"),
     "Learning": (
         *("unfreeze", "epochs", "head_epochs", "batch_size", "learning_rate", "schedule", "patience", "max_steps"),
@@ -117,6 +119,12 @@ class Variation(click.ParamType[Any]):
     help="Where to start from: download, from scratch, or a file with the backbone's weights.",
 )
 @click.option("--image-size", type=click.IntRange(32, 4096), help="Side of the model's input.  [default: 224]")
+@click.option(
+    "--fine-tuning-size",
+    type=click.IntRange(32, 4096),
+    help="Fine-tune with smaller photographs, which is quicker; the head is fitted at full size afterwards.  [default: "
+    "that of the input]",
+)
 @click.option(
     "--resize",
     type=click.Choice(["squash", "crop"]),

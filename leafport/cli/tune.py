@@ -30,7 +30,7 @@ DEFAULTS = {
 
 ALLOWED = (
     *("head", "units", "head-blocks", "filters", "activation", "dropout", "l2", "backbone", "image-size", "resize"),
-    *("unfreeze", "epochs", "head-epochs", "batch-size", "learning-rate", "schedule", "patience"),
+    *("fine-tuning-size", "unfreeze", "epochs", "head-epochs", "batch-size", "learning-rate", "schedule", "patience"),
     *("augment", "label-smoothing", "focal", "balance"),
 )
 OPTIONS = {option.opts[0].removeprefix("--"): option for option in train.command.params}

@@ -51,12 +51,21 @@ def poisonous(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mobilenet_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights file of MobileNet without its top, with random values."""
+    """A weights file of MobileNet without its top, with random values as large as He et al. (2015) have them.
+
+    With Keras's own, signals fade out on the way through its depthwise layers: all photographs would look the same.
+    """
     import keras
 
-    keras.utils.set_random_seed(7)
+    random = np.random.default_rng(7)
     path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
-    keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(path)
+    network = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
+    for layer in network.layers:
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+            shape = layer.kernel.shape
+            inputs = shape[0] * shape[1] * (1 if isinstance(layer, keras.layers.DepthwiseConv2D) else shape[2])
+            layer.set_weights([random.normal(0, (2 / inputs) ** 0.5, shape)])
+    network.save_weights(path)
     return path
 
 

@@ -43,7 +43,7 @@ def train(photos: Path, out: Path, weights: Path, *, lines: int | None = None) -
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            steps += line.startswith(("Training the head", "Fine-tuning"))
+            steps += line.startswith(("Training the head", "Fine-tuning", "Refitting the head"))
             if steps == lines:
                 process.kill()
                 return False

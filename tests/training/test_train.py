@@ -18,6 +18,7 @@ from leafport.errors import DataError, ImageError, LeafportError, ModelError, Ou
 from leafport.training import train as training
 from leafport.training.config import Config
 from leafport.training.data.splits import Splits
+from leafport.training.heads import Head
 from leafport.training.train import train
 
 WHOLE = {
@@ -40,6 +41,11 @@ def small(data: Path, out: Path, **options: Any) -> Config:
     return Config(data, out, **{**settings, **options})
 
 
+def history(run: Path) -> list[dict[str, str]]:
+    with (run / "history.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
 def test_a_class_model_with_positive_classes(trained: Path, photos: Path) -> None:
     assert {path.name for path in trained.iterdir()} == WHOLE
     contract = load_contract(trained)
@@ -59,10 +65,8 @@ def test_a_class_model_with_positive_classes(trained: Path, photos: Path) -> Non
     assert evaluation["n"] == len(divided.test)
     assert evaluation["binary"]["threshold"] == contract.safety.threshold
 
-    with (trained / "history.csv").open() as stream:
-        lines = list(csv.DictReader(stream))
-    assert [line["stage"] for line in lines][-1] == "Fine-tuning"
-    assert lines[0]["stage"] == "Training the head"
+    lines = history(trained)
+    assert [line["stage"] for line in lines][:2] == ["Training the head", "Fine-tuning"]
     assert all(float(line["val_loss"]) > 0 and float(line["images_per_second"]) > 0 for line in lines)
     for name in ("loss", "accuracy", "confusion", "reliability", "roc", "precision_recall", "scores"):
         assert (trained / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -105,6 +109,48 @@ def test_fine_tuning_that_does_not_help_changes_nothing(tmp_path: Path, photos: 
     ruined = train(small(photos, tmp_path / "ruined", epochs=1, learning_rate=10.0, **options))
     one, other = Classifier.load(head).model.get_weights(), Classifier.load(ruined).model.get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert [line["stage"] for line in history(ruined)] == ["Training the head"] * 3 + ["Fine-tuning"]
+
+
+def test_the_head_is_fitted_to_what_became_of_the_backbone(
+    tmp_path: Path, photos: Path, mobilenet_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after: list[tuple[str, int, list[np.ndarray]]] = []
+    fit = training.loop.fit
+
+    def watch(model: Any, train: Any, validation: Any, stage: Any, **options: Any) -> Any:
+        found = fit(model, train, validation, stage, **options)
+        after.append((stage.name, train.source.shape[0], model.get_weights()))
+        return found
+
+    monkeypatch.setattr(training.loop, "fit", watch)
+    options = {"weights": str(mobilenet_weights), "max_steps": None, "head_epochs": 4, "learning_rate": 1e-3}
+    out = train(small(photos, tmp_path / "run", image_size=64, fine_tuning_size=48, epochs=3, **options))
+    assert [name for name, _, _ in after] == ["Training the head", "Fine-tuning", "Refitting the head"]
+    assert after[1][1] == 48
+    lines = history(out)
+    assert lines[-1]["stage"] == "Refitting the head"
+    model = Classifier.load(out).model
+    assert model.input_shape == (None, 64, 64, 3)
+    *backbone, kernel, bias = model.get_weights()
+    *tuned, before, _ = after[1][2]
+    assert all(np.array_equal(a, b) for a, b in zip(backbone, tuned, strict=True))
+    assert not np.array_equal(kernel, before)
+    # The file has the head of that stage's best epoch (divided by one number, the temperature).
+    np.testing.assert_allclose(kernel * after[2][2][1].max() / bias.max(), after[2][2][0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weights": "none"}, {"unfreeze": "none"}, {"epochs": 0}, {"head": Head("dense"), "image_size": 64}],
+    ids=["scratch", "frozen", "no-epochs", "dense"],
+)
+def test_a_size_for_fine_tuning_that_makes_no_sense_is_refused(
+    options: dict[str, Any], tmp_path: Path, photos: Path, mobilenet_weights: Path
+) -> None:
+    settings = {"weights": str(mobilenet_weights), "fine_tuning_size": 48, **options}
+    with pytest.raises(ModelError, match="--fine-tuning-size"):
+        train(small(photos, tmp_path / "run", **settings))
 
 
 @pytest.mark.parametrize("unfreeze", ["late", "all"])

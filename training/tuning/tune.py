@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -131,7 +130,7 @@ def attempt(
     divided = _untested(Splits.load(Path(splits)), settings)
     contract = train.contract_of(settings, divided)
     with checkpoint.working(settings.out) as unfinished:
-        model, history = stages.run(
+        trained = stages.run(
             settings,
             divided,
             contract,
@@ -141,11 +140,11 @@ def attempt(
             check_space=lambda size: files.require_space(settings.out, size),
             shared=folder,
         )
-        best = min(history, key=lambda epoch: epoch.val_loss if math.isfinite(epoch.val_loss) else math.inf)
-        found = {"loss": best.val_loss, "accuracy": best.val_accuracy, "epochs": len(history)}
+        best = trained.best
+        found = {"loss": best.val_loss, "accuracy": best.val_accuracy, "epochs": len(trained.history)}
         if objective == "false-alarms":
             question = Task(settings.task, divided.label_of, tuple(positive_labels))
-            classifier, _ = train.calibrated(model, contract, divided, question, settings, progress)
+            classifier, _ = train.calibrated(trained.model, contract, divided, question, settings, progress)
             assert classifier.contract.safety is not None
             found["false_alarm_rate"] = classifier.contract.safety.false_alarm_rate
     return found

@@ -40,8 +40,8 @@ class Config:
             scratch; 0 trains the head only.
         learning_rate: its peak in that stage; None: 3e-5 for fine-tuning, or the backbone's own.
         schedule: how it falls, see ``loop.Stage``.
-        patience: epochs without a better validation loss before that stage stops; None: 3 (6 on a plateau schedule),
-            or never from scratch, where the loss is noisy until the rate falls.
+        patience: epochs without a better validation loss before that stage stops; None: 6 on a plateau schedule, and
+            never from scratch or along a cosine, where most is learned at the end, when the rate has fallen.
         max_steps: most steps of each stage, for trials.
         augmentation: how photographs are varied after the head's stage; None leaves them as they are.
         label_smoothing: the share of each label that is spread over all of them.
@@ -68,7 +68,7 @@ class Config:
     resize: Fit = "squash"
     head: Head = field(default_factory=Head)
     dropout: float | None = None
-    head_epochs: int = 60
+    head_epochs: int = 30
     unfreeze: Which = "late"
     epochs: int | None = None
     batch_size: int = 32

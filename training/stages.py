@@ -39,6 +39,7 @@ FROM_SCRATCH = "Training from scratch"
 HEAD_LEARNING_RATE = 1e-3
 HEAD_BATCH_SIZE = 32
 HEAD_PATIENCE = 10
+PLATEAU_PATIENCE = 6
 REFITTING_LEARNING_RATE = 3e-4
 REFITTING_EPOCHS = 15
 
@@ -245,12 +246,13 @@ def _head(config: Config) -> Head:
 
 def _head_stage(config: Config, name: str, truth: np.ndarray, classes: int) -> Stage:
     again = name == REFITTING
+    epochs = min(config.head_epochs, REFITTING_EPOCHS) if again else config.head_epochs
     return replace(
         _stage(config, name, truth, classes),
-        epochs=min(config.head_epochs, REFITTING_EPOCHS) if again else config.head_epochs,
+        epochs=epochs,
         learning_rate=REFITTING_LEARNING_RATE if again else HEAD_LEARNING_RATE,
         batch_size=HEAD_BATCH_SIZE,
-        patience=HEAD_PATIENCE,
+        patience=HEAD_PATIENCE if config.schedule == "plateau" else epochs,
         augmentation=None,
     )
 
@@ -258,10 +260,11 @@ def _head_stage(config: Config, name: str, truth: np.ndarray, classes: int) -> S
 def _stage(config: Config, name: str, truth: np.ndarray, classes: int) -> Stage:
     recipe = config.recipe
     balance = config.balance or ("weights" if config.task == "binary" else "none")
-    patience = recipe.epochs if config.scratch else 6 if config.schedule == "plateau" else 3
+    epochs = recipe.epochs if config.epochs is None else config.epochs
+    patience = epochs if config.scratch or config.schedule == "cosine" else PLATEAU_PATIENCE
     return Stage(
         name,
-        epochs=recipe.epochs if config.epochs is None else config.epochs,
+        epochs=epochs,
         learning_rate=config.learning_rate or recipe.learning_rate,
         batch_size=config.batch_size,
         patience=config.patience or patience,

@@ -154,11 +154,15 @@ class Variation(click.ParamType[Any]):
     "time and matter little.",
 )
 @click.option("--epochs", type=click.IntRange(0), help="Most epochs after the head's; 0 trains the head only.")
-@click.option("--head-epochs", default=60, show_default=True, type=click.IntRange(1), help="Most epochs of the head.")
+@click.option("--head-epochs", default=30, show_default=True, type=click.IntRange(1), help="Most epochs of the head.")
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Photographs a step.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak after the head's training.")
 @click.option("--schedule", type=click.Choice(["cosine", "plateau"]), help="How it falls.  [default: cosine]")
-@click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation loss before stopping.")
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    help="Epochs without a better validation loss before stopping.  [default: 6 on a plateau, else never]",
+)
 @click.option("--max-steps", type=click.IntRange(1), help="Most steps a stage, for trials.")
 @click.option(
     "--augment",

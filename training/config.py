@@ -26,7 +26,7 @@ class Config:
         weights: ``imagenet``, ``none`` (from scratch) or a file.
         image_size: the side of the model's square input in pixels; the backbone's own if None.
         fine_tuning_size: the side of the photographs that the backbone is fine-tuned with; None: ``image_size``. A
-            smaller one takes less time, and does as well or better: the head is fitted at full size afterwards.
+            smaller one takes less time; the head is fitted at full size afterwards.
         resize: ``squash`` the whole photograph or ``crop`` its centre.
         head: what stands on the backbone, but for its dropout.
         dropout: the head's; None: 0.5, or the backbone's own from scratch.

@@ -46,6 +46,8 @@ class Config:
         augmentation: how photographs are varied after the head's stage; None leaves them as they are.
         label_smoothing: the share of each label that is spread over all of them.
         focus: gamma of the focal loss; 0 is plain cross-entropy.
+        safety_loss: the weight of a second loss, that of taking a positive photograph for a negative one or the other
+            way round, see ``loss.Loss``; only for class tasks, with ``positive``.
         balance: what is done about rare labels: ``none``, ``weights`` in the loss, or ``over`` or ``under``-sampling;
             None: weights for binary tasks.
         precision: ``mixed`` computes in bfloat16, which accelerators do faster; ``auto`` does so where there is one.
@@ -79,6 +81,7 @@ class Config:
     augmentation: Augmentation | None = field(default_factory=Augmentation)
     label_smoothing: float = 0.0
     focus: float = 0.0
+    safety_loss: float = 0.0
     balance: Literal["none", "weights", "over", "under"] | None = None
     precision: Literal["auto", "float32", "mixed"] = "auto"
     cache: bool = True

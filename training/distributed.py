@@ -19,7 +19,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,8 @@ def learn(
     work: Path,
     log_file: Path,
     progress: Progress,
+    *,
+    positive_labels: Sequence[str],
 ) -> None:
     """Go through all stages with the other hosts; the first one's checkpoints in ``work`` then hold every stage, done.
 
@@ -161,6 +163,7 @@ def learn(
         "contract": contract.to_json(),
         "request": request,
         "work": str(work),
+        "positive_labels": list(positive_labels),
         "join_seconds": JOIN_SECONDS,
     }
     try:
@@ -206,6 +209,7 @@ def take_part(
     contract: dict[str, Any],
     request: dict[str, Any],
     work: str,
+    positive_labels: list[str],
     join_seconds: int,
 ) -> None:
     """In the child: join the other hosts, and go through the stages with them. The arguments are ``learn``'s, as JSON.
@@ -233,6 +237,7 @@ def take_part(
         Path(work),
         process.report,
         check_space=lambda wanted: files.require_space(asked.out, wanted) if us.first else None,
+        positive_labels=positive_labels,
     )
     _leave()
 

@@ -68,6 +68,7 @@ def run(
     progress: Progress,
     *,
     check_space: Callable[[int], None],
+    positive_labels: Sequence[str] = (),
     shared: Path | None = None,
 ) -> Trained:
     """Build the network and train it, stage by stage.
@@ -75,11 +76,12 @@ def run(
     Args:
         work: a folder for what is too large for memory.
         check_space: raises OutputError where so many bytes cannot be written.
+        positive_labels: those that the safety loss tells from the others.
         shared: a folder on the same disk in which the frozen backbone's features stay, for other trainings with the
             same split.
     """
     with _computing_in(_policy(config.precision)) as mixed:
-        training = _Training(config, divided, contract, checkpoints, work, progress, shared)
+        training = _Training(config, divided, contract, checkpoints, work, progress, tuple(positive_labels), shared)
         network = training.build(training.learning_rule)
         check_space(4 * 4 * network.model.count_params())  # The model, two moments of each weight, and the best ones.
         trained = (training.from_scratch if config.scratch else training.fine_tuned)(network)
@@ -107,6 +109,7 @@ class _Training:
     checkpoints: Checkpoints
     work: Path
     progress: Progress
+    positive_labels: tuple[str, ...]
     shared: Path | None
 
     @property
@@ -158,7 +161,7 @@ class _Training:
         rule, augmentation = self.learning_rule, self.config.augmentation
         several = augment.kernels(rule) if augmentation and augmentation.kernels else (rule,)
         train = self._photographs(self.divided.train, *several)
-        stage = _stage(self.config, name, train.truth, len(self.contract.labels))
+        stage = self._stage(name, train.truth)
         restored = loop.restore(network.model, stage, self.checkpoints)
         if restored is not None:
             return restored
@@ -178,7 +181,7 @@ class _Training:
     ) -> list[Epoch]:
         """The head alone learns, from what the backbone says of unvaried photographs."""
         train = self._photographs(self.divided.train, rule)
-        stage = _head_stage(self.config, name, train.truth, len(self.contract.labels))
+        stage = self._head_stage(name, train.truth)
         restored = loop.restore(network.head, stage, self.checkpoints)
         if restored is not None:
             return restored
@@ -196,6 +199,42 @@ class _Training:
             start=start,
             checkpoints=self.checkpoints,
             progress=self.progress,
+        )
+
+    def _head_stage(self, name: str, truth: np.ndarray) -> Stage:
+        config, again = self.config, name == REFITTING
+        epochs = min(config.head_epochs, REFITTING_EPOCHS) if again else config.head_epochs
+        return replace(
+            self._stage(name, truth),
+            epochs=epochs,
+            learning_rate=REFITTING_LEARNING_RATE if again else HEAD_LEARNING_RATE,
+            batch_size=HEAD_BATCH_SIZE,
+            patience=HEAD_PATIENCE if config.schedule == "plateau" else epochs,
+            augmentation=None,
+        )
+
+    def _stage(self, name: str, truth: np.ndarray) -> Stage:
+        config, recipe, labels = self.config, self.config.recipe, self.contract.labels
+        balance = config.balance or ("weights" if config.task == "binary" else "none")
+        epochs = recipe.epochs if config.epochs is None else config.epochs
+        patience = epochs if config.scratch or config.schedule == "cosine" else PLATEAU_PATIENCE
+        return Stage(
+            name,
+            epochs=epochs,
+            learning_rate=config.learning_rate or recipe.learning_rate,
+            batch_size=config.batch_size,
+            patience=config.patience or patience,
+            max_steps=config.max_steps,
+            schedule=config.schedule,
+            loss=Loss(
+                smoothing=config.label_smoothing,
+                focus=config.focus,
+                weights=rarity(truth, len(labels)) if balance == "weights" else None,
+                positives=tuple(labels.index(label) for label in self.positive_labels),
+                safety=config.safety_loss,
+            ),
+            sampled=balance if balance in ("over", "under") else "all",
+            augmentation=config.augmentation,
         )
 
     def _photographs(self, photos: Sequence[Photo], *rules: ImageInput) -> Lessons:
@@ -242,42 +281,6 @@ def _best(history: Sequence[Epoch]) -> Epoch:
 
 def _head(config: Config) -> Head:
     return replace(config.head, dropout=config.recipe.dropout if config.dropout is None else config.dropout)
-
-
-def _head_stage(config: Config, name: str, truth: np.ndarray, classes: int) -> Stage:
-    again = name == REFITTING
-    epochs = min(config.head_epochs, REFITTING_EPOCHS) if again else config.head_epochs
-    return replace(
-        _stage(config, name, truth, classes),
-        epochs=epochs,
-        learning_rate=REFITTING_LEARNING_RATE if again else HEAD_LEARNING_RATE,
-        batch_size=HEAD_BATCH_SIZE,
-        patience=HEAD_PATIENCE if config.schedule == "plateau" else epochs,
-        augmentation=None,
-    )
-
-
-def _stage(config: Config, name: str, truth: np.ndarray, classes: int) -> Stage:
-    recipe = config.recipe
-    balance = config.balance or ("weights" if config.task == "binary" else "none")
-    epochs = recipe.epochs if config.epochs is None else config.epochs
-    patience = epochs if config.scratch or config.schedule == "cosine" else PLATEAU_PATIENCE
-    return Stage(
-        name,
-        epochs=epochs,
-        learning_rate=config.learning_rate or recipe.learning_rate,
-        batch_size=config.batch_size,
-        patience=config.patience or patience,
-        max_steps=config.max_steps,
-        schedule=config.schedule,
-        loss=Loss(
-            smoothing=config.label_smoothing,
-            focus=config.focus,
-            weights=rarity(truth, classes) if balance == "weights" else None,
-        ),
-        sampled=balance if balance in ("over", "under") else "all",
-        augmentation=config.augmentation,
-    )
 
 
 def _policy(precision: str) -> str:

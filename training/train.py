@@ -9,7 +9,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,11 @@ def check(config: Config) -> None:
             "Training the head only (--epochs 0, --unfreeze none) takes pretrained weights. Give --weights, or train "
             "everything."
         )
+    if config.safety_loss and (config.positive is None or config.task == "binary"):
+        raise ModelError(
+            "--safety-loss is for a class task with --positive FILE. Give both, or leave it: a binary task's loss is "
+            "that already."
+        )
     if config.fine_tuning_size is None:
         return
     if not config.fine_tunes:
@@ -109,7 +114,7 @@ def _train(config: Config, work: checkpoint.Work, out: Path, cluster: Cluster | 
     divided, question = divide(config, progress)
     divided.save(out / selection.SPLITS_FILE)
     contract = contract_of(config, divided)
-    request = request_of(config, divided)
+    request = request_of(config, divided, question.positive_labels)
     if cluster is not None:
         request["versions"]["jax"] = distributed.jax_version()
     log.info("%s, %s, Python %s", request["versions"], platform.platform(), platform.python_version())
@@ -118,7 +123,15 @@ def _train(config: Config, work: checkpoint.Work, out: Path, cluster: Cluster | 
     if cluster is not None:
         log_file = work.folder / LOG_FILE
         distributed.learn(
-            cluster, config, out / selection.SPLITS_FILE, contract, request, work.folder, log_file, progress
+            cluster,
+            config,
+            out / selection.SPLITS_FILE,
+            contract,
+            request,
+            work.folder,
+            log_file,
+            progress,
+            positive_labels=question.positive_labels,
         )
         if not cluster.first:
             return
@@ -130,6 +143,7 @@ def _train(config: Config, work: checkpoint.Work, out: Path, cluster: Cluster | 
         work.folder,
         progress,
         check_space=lambda wanted: files.require_space(config.out, wanted),
+        positive_labels=question.positive_labels,
     )
     log.info("trained in %.1f minutes", (time.monotonic() - began) / 60)
     loop.write_history(out / HISTORY_FILE, trained.history)
@@ -175,7 +189,7 @@ def versions() -> dict[str, str]:
     return {**{name: importlib.metadata.version(name) for name in LIBRARIES}, "leafport": __version__}
 
 
-def request_of(config: Config, divided: Splits) -> dict[str, Any]:
+def request_of(config: Config, divided: Splits, positive_labels: Sequence[str]) -> dict[str, Any]:
     """All that decides what is learned, as JSON values: two trainings with the same may go on from one another."""
     left_out = ("data", "out", "positive", "splits", "overwrite", "name", "version", "description", "author", "license")
     asked = {name: value for name, value in asdict(config).items() if name not in (*left_out, "required_recall")}
@@ -183,6 +197,7 @@ def request_of(config: Config, divided: Splits) -> dict[str, Any]:
     return {
         **json.loads(json.dumps(asked, default=str)),
         "weights": files.sha256(weights) if weights.is_file() else config.weights,
+        **({"positive_labels": list(positive_labels)} if config.safety_loss else {}),
         "photographs": files.sha256_json(
             [divided.label_of, [[photo.sha256 for photo in photos] for photos in divided.sides.values()]]
         ),

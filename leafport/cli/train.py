@@ -36,7 +36,7 @@ SECTIONS = {
     "Network": ("backbone", "weights", "kind", "units", "blocks", "filters", "activation", "dropout", "l2"),
     "Learning": (
         *("unfreeze", "epochs", "head_epochs", "batch_size", "learning_rate", "schedule", "patience", "max_steps"),
-        *("balance", "label_smoothing", "focus", "precision", "seed"),
+        *("balance", "label_smoothing", "focus", "safety_loss", "precision", "seed"),
     ),
     "Several hosts": HOST_OPTIONS,
     "Safety": ("required_recall",),
@@ -177,6 +177,11 @@ class Variation(click.ParamType[Any]):
     help="Share of each label spread over all.  [default: 0]",
 )
 @click.option("--focal", "focus", type=click.FloatRange(0), help="Gamma of the focal loss.  [default: 0, which is off]")
+@click.option(
+    "--safety-loss",
+    type=click.FloatRange(0),
+    help="Weight of a second loss, of taking a positive for a negative or the other way round.  [default: 0]",
+)
 @click.option(
     "--balance",
     type=click.Choice(["none", "weights", "over", "under"]),

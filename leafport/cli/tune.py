@@ -31,7 +31,7 @@ DEFAULTS = {
 ALLOWED = (
     *("head", "units", "head-blocks", "filters", "activation", "dropout", "l2", "backbone", "image-size", "resize"),
     *("fine-tuning-size", "unfreeze", "epochs", "head-epochs", "batch-size", "learning-rate", "schedule", "patience"),
-    *("augment", "label-smoothing", "focal", "balance"),
+    *("augment", "label-smoothing", "focal", "safety-loss", "balance"),
 )
 OPTIONS = {option.opts[0].removeprefix("--"): option for option in train.command.params}
 

@@ -38,6 +38,22 @@ def test_weights_count_each_label() -> None:
     assert np.allclose(found(Loss(), mixed), -(mixed * np.log(PROBABILITIES)).sum(axis=1), atol=1e-5)
 
 
+@pytest.mark.parametrize("truth", [ONE_HOT, (ONE_HOT + np.roll(ONE_HOT, 2, axis=0)) / 2], ids=["plain", "mixed"])
+def test_the_safety_loss_is_the_cross_entropy_of_the_sums(truth: np.ndarray) -> None:
+    positives = [1, 3]
+    extra = found(Loss(positives=(1, 3), safety=2.0), truth) - found(Loss(), truth)
+    score, share = PROBABILITIES[:, positives].sum(axis=1), truth[:, positives].sum(axis=1)
+    assert np.allclose(extra, -2 * (share * np.log(score) + (1 - share) * np.log(1 - score)), atol=1e-5)
+
+
+def test_the_safety_loss_forgives_what_stays_among_the_positives() -> None:
+    loss = Loss(positives=(1, 3), safety=1.0).function()
+    truth = np.eye(5, dtype=np.float32)[[1, 1]]
+    among, across = np.asarray(loss(truth, np.array([[0, 0.1, 0, 0.9, 0], [0.9, 0.1, 0, 0, 0]], np.float32)))
+    assert among == pytest.approx(-np.log(0.1), rel=1e-4)
+    assert across == pytest.approx(-2 * np.log(0.1), rel=1e-4)
+
+
 def test_rare_labels_weigh_more_and_the_average_stays() -> None:
     from sklearn.utils.class_weight import compute_class_weight
 
@@ -49,4 +65,5 @@ def test_rare_labels_weigh_more_and_the_average_stays() -> None:
 
 def test_a_probability_of_zero_costs_no_infinity() -> None:
     certain = np.eye(2, dtype=np.float32)
-    assert np.isfinite(np.asarray(Loss(smoothing=0.1).function()(certain[::-1], certain))).all()
+    for loss in (Loss(smoothing=0.1), Loss(positives=(1,), safety=1.0)):
+        assert np.isfinite(np.asarray(loss.function()(certain[::-1], certain))).all()

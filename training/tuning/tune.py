@@ -134,10 +134,11 @@ def attempt(
             settings,
             divided,
             contract,
-            unfinished.checkpoints(train.request_of(settings, divided), drop=True),
+            unfinished.checkpoints(train.request_of(settings, divided, positive_labels), drop=True),
             unfinished.folder,
             progress,
             check_space=lambda size: files.require_space(settings.out, size),
+            positive_labels=positive_labels,
             shared=folder,
         )
         best = trained.best
@@ -171,7 +172,7 @@ def _begin(
         "objective": objective,
         "search": search,
         "space": {name: asdict(domain) for name, domain in space.items()},
-        **{name: value for name, value in train.request_of(base, divided).items() if name != "versions"},
+        **{name: value for name, value in train.request_of(base, divided, ()).items() if name != "versions"},
         "splits": given and files.sha256_json([[photo.sha256 for photo in side] for side in given.sides.values()]),
         "positive_labels": question.positive_labels,
         "required_recall": base.required_recall,

@@ -38,11 +38,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file, and beside it the names of the positive class folders."""
     import keras
 
     keras.utils.set_random_seed(7)
     path = tmp_path_factory.mktemp("weights") / "small.weights.h5"
     BACKBONES["small"].network(32).save_weights(path)
+    path.with_name("poisonous.txt").write_text("foxglove\nnightshade\n", encoding="utf-8")
     return path
 
 
@@ -57,6 +59,8 @@ def small(photos: Path, out: Path, weights: Path) -> Config:
     return Config(
         photos,
         out,
+        positive=weights.with_name("poisonous.txt"),
+        safety_loss=1.0,
         backbone="small",
         weights=str(weights),
         image_size=48,
@@ -77,6 +81,8 @@ class Second:
     def __init__(self, config: Config, port: int) -> None:
         options = {
             "out": config.out,
+            "positive": config.positive,
+            "safety-loss": config.safety_loss,
             "backbone": config.backbone,
             "weights": config.weights,
             "image-size": config.image_size,

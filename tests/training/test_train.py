@@ -153,6 +153,30 @@ def test_a_size_for_fine_tuning_that_makes_no_sense_is_refused(
         train(small(photos, tmp_path / "run", **settings))
 
 
+def test_every_stage_minds_what_is_dangerous(
+    tmp_path: Path, photos: Path, poisonous: Path, mobilenet_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {}
+    fit = training.loop.fit
+
+    def watch(model: Any, train: Any, validation: Any, stage: Any, **options: Any) -> Any:
+        losses[stage.name] = stage.loss
+        return fit(model, train, validation, stage, **options)
+
+    monkeypatch.setattr(training.loop, "fit", watch)
+    options = {"weights": str(mobilenet_weights), "image_size": 64, "fine_tuning_size": 48}
+    train(small(photos, tmp_path / "run", positive=poisonous, safety_loss=0.5, **options))
+    assert list(losses) == ["Training the head", "Fine-tuning", "Refitting the head"]
+    assert {(loss.positives, loss.safety) for loss in losses.values()} == {((2, 3), 0.5)}
+
+
+@pytest.mark.parametrize("task", ["class", "binary"])
+def test_a_safety_loss_that_makes_no_sense_is_refused(task: str, tmp_path: Path, photos: Path, poisonous: Path) -> None:
+    positive = poisonous if task == "binary" else None
+    with pytest.raises(ModelError, match="--safety-loss is for a class task with --positive"):
+        train(small(photos, tmp_path / "run", task=task, positive=positive, safety_loss=1.0))
+
+
 @pytest.mark.parametrize("unfreeze", ["late", "all"])
 def test_fine_tuning_changes_the_layers_it_was_asked_to(
     unfreeze: str, tmp_path: Path, photos: Path, mobilenet_weights: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from typing import Any
 
 from leafport import metrics
 from leafport.contract import Safety
-from leafport.wording import count, level, listed, percent
+from leafport.wording import bound, count, level, listed, percent
 
 
 def in_words(safety: Safety, figures: Mapping[str, Any] | None = None) -> list[str]:
@@ -52,11 +52,11 @@ def positives_needed(required_recall: float, confidence: float, misses: int = 0)
     if required_recall >= 1:
         return None
 
-    def bound(n: int) -> float:
+    def shown(n: int) -> float:
         return metrics.clopper_pearson_lower(n - misses, n, confidence)
 
-    enough = next(n for n in (2**power for power in itertools.count()) if n > misses and bound(n) >= required_recall)
-    return bisect.bisect_left(range(enough), required_recall, lo=misses + 1, key=bound)
+    enough = next(n for n in (2**power for power in itertools.count()) if n > misses and shown(n) >= required_recall)
+    return bisect.bisect_left(range(enough), required_recall, lo=misses + 1, key=shown)
 
 
 def _kind(safety: Safety) -> str:
@@ -85,7 +85,7 @@ def _chosen(safety: Safety) -> str:
 
 def _bound(safety: Safety) -> str:
     kind, required = _kind(safety), level(safety.required_recall)
-    at_least, confidence = _rounded_down(safety.recall_lower_bound), level(safety.confidence)
+    at_least, confidence = bound(safety.recall_lower_bound), level(safety.confidence)
     if not safety.attained:
         needed = positives_needed(safety.required_recall, safety.confidence)
         cure = "No number of photographs shows that." if needed is None else f"That takes at least {needed:,}."
@@ -149,7 +149,7 @@ def _seen(safety: Safety, figures: Mapping[str, Any]) -> list[str]:
         said.append(
             f"Of {count(positives, f'{kind} photograph')} it was neither trained nor tuned on it misses "
             f"{missed or 'none'}: with {level(safety.confidence)} confidence it finds at least "
-            f"{_rounded_down(figures['recall_lower_bound'])} of such."
+            f"{bound(figures['recall_lower_bound'])} of such."
             + (" That is worse than was promised." if recall < safety.recall_lower_bound else "")
         )
     if figures["false_alarm_rate"] is not None:
@@ -164,8 +164,3 @@ def _seen(safety: Safety, figures: Mapping[str, Any]) -> list[str]:
             f"{band['negatives_above'] or 'none'} of the others above it."
         )
     return said
-
-
-def _rounded_down(bound: float) -> str:
-    """A bound as a share that is no higher."""
-    return percent(math.floor(bound * 1000) / 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 NONE = "—"
@@ -32,6 +33,11 @@ def percent(value: float | None) -> str:
     if value in (0, 1):
         return f"{value * 100:.0f}{SPACE}%"
     return f"{min(max(value * 100, 0.1), 99.9):.1f}{SPACE}%"
+
+
+def bound(value: float) -> str:
+    """A lower bound as a share that is no higher: ``94.3 %`` of 0.94379."""
+    return percent(math.floor(value * 1000) / 1000)
 
 
 def level(value: float) -> str:

@@ -62,7 +62,7 @@ def train(config: Config, *, cluster: Cluster | None = None, progress: Progress 
         LeafportError: training diverged, or another host was lost.
     """
     check(config)
-    _check_out(config)
+    check_out(config.out, config.data, overwrite=config.overwrite)
     place = cluster.place(config.out) if cluster else config.out
     with checkpoint.working(place) as work, files.writable(place):
         staging = work.folder / "classifier"
@@ -151,7 +151,7 @@ def _train(config: Config, work: checkpoint.Work, out: Path, cluster: Cluster | 
     classifier, found = calibrated(trained.model, contract, divided, question, config, progress)
     classifier.save(out)
     files.write_json(out / RECORD_FILE, {"request": request, "calibration": asdict(found)})
-    _judge(classifier, divided, out, progress)
+    judge(classifier, divided, out, progress)
 
 
 def divide(config: Config, progress: Progress) -> tuple[Splits, Task]:
@@ -247,8 +247,8 @@ def calibrated(
     return Classifier(model, contract.model_copy(update={"safety": chosen})), found
 
 
-def _judge(classifier: Classifier, divided: Splits, out: Path, progress: Progress) -> None:
-    """Ask the finished classifier about the test split, which nothing has looked at before."""
+def judge(classifier: Classifier, divided: Splits, out: Path, progress: Progress) -> None:
+    """Ask the finished classifier about the test split, by which nothing was chosen; the evaluation goes to ``out``."""
     value = evaluate.judge(
         classifier,
         selection.test_split(divided),
@@ -260,16 +260,16 @@ def _judge(classifier: Classifier, divided: Splits, out: Path, progress: Progres
     log.info("test: top-1 %.4f, top-5 %s, binary %s", value["top1"], value["top5"], value.get("binary"))
 
 
-def _check_out(config: Config) -> None:
-    out, data = config.out.resolve(), config.data.resolve()
-    if out.is_relative_to(data):
-        raise OutputError(f"{config.out} lies inside the photographs' folder {config.data}. Write elsewhere.")
-    if not config.out.exists() or (config.out.is_dir() and not any(config.out.iterdir())):
+def check_out(out: Path, data: Path, *, overwrite: bool) -> None:
+    """Raise OutputError where a classifier's folder cannot go."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise OutputError(f"{out} lies inside the photographs' folder {data}. Write elsewhere.")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not all((config.out / name).is_file() for name in (MODEL_FILE, CONTRACT_FILE)):
-        raise OutputError(f"{config.out} exists and is no classifier: it is left alone. Write elsewhere.")
-    if not config.overwrite:
-        raise OutputError(f"{config.out} holds a classifier already. Write elsewhere, or replace it with --overwrite.")
+    if not all((out / name).is_file() for name in (MODEL_FILE, CONTRACT_FILE)):
+        raise OutputError(f"{out} exists and is no classifier: it is left alone. Write elsewhere.")
+    if not overwrite:
+        raise OutputError(f"{out} holds a classifier already. Write elsewhere, or replace it with --overwrite.")
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ VERBS = {
     "train": "Train a classifier on a folder of photographs, one folder per class.",
     "tune": "Find the settings to train with, by trying many.",
     "evaluate": "Measure a classifier on photographs.",
+    "threshold": "See what other thresholds would promise, and take one.",
     "export": "Write a classifier in every form a device wants, and prove each file.",
     "verify": "Check an export folder: hashes, contents, answers.",
     "bench": "Measure size, latency, memory, accuracy and safety of every exported file.",

@@ -23,12 +23,16 @@ _PINS = "pins.txt"
 
 @dataclass(frozen=True)
 class Environment:
-    """What to install, and the Python to use ("3.6": the command python3.6), where it cannot be the running one."""
+    """What to install, and the Python to use ("3.6": the command python3.6), where it cannot be the running one.
+
+    ``check`` is a line of Python that fails where something is missing that pip cannot install.
+    """
 
     purpose: str
     requirements: tuple[str, ...]
     python: str | None = None
     pip: str = "pip==25.0.1"
+    check: str = ""
 
 
 ENVIRONMENTS = {
@@ -45,6 +49,11 @@ ENVIRONMENTS = {
     "tflite-runtime-2.14": Environment(
         "an interpreter as old phones and boards have it",
         ("tflite-runtime==2.14.0", "numpy==1.26.4", "pillow==11.3.0"),
+    ),
+    "mediapipe-1.2": Environment(
+        "MediaPipe Tasks, a client that apps use: it reads a file's own metadata. Debian: libegl1 and libgles2",
+        ("mediapipe==1.2.2", "numpy==2.4.6"),
+        check="import ctypes; ctypes.CDLL('libEGL.so.1'); ctypes.CDLL('libGLESv2.so.2')",
     ),
 }
 
@@ -77,6 +86,7 @@ def make(name: str) -> None:
         _run([_base_python(environment), "-m", "venv", str(staging)])
         _run([*pip, environment.pip])
         _run([*pip, *environment.requirements])
+        _run([python, "-c", environment.check])
         (staging / _PINS).write_text(_pins(environment))
         shutil.rmtree(ROOT / name, ignore_errors=True)
         staging.rename(ROOT / name)

@@ -1,0 +1,12 @@
+"""TFLite (LiteRT) files, for Android, iOS, browsers and small Linux boards."""
+
+from __future__ import annotations
+
+from leafport.targets.tflite.conversion import VARIANTS, Options, available, convert
+from leafport.targets.tflite.facts import broken_claims, inspect
+from leafport.targets.tflite.interpreter import runner
+
+NAME = "tflite"
+RUNTIME = "LiteRT"
+
+__all__ = ["NAME", "RUNTIME", "VARIANTS", "Options", "available", "broken_claims", "convert", "inspect", "runner"]

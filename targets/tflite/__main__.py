@@ -1,0 +1,4 @@
+from leafport.cli.export import script
+from leafport.targets.tflite import NAME
+
+script(NAME)

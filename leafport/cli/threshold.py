@@ -35,7 +35,7 @@ def command(run: Path, data: Path, required_recall: float | None, out: Path | No
     photographs. RUN stays as it is.
     """
     from leafport import files
-    from leafport.cli.train import chatter, show, stages
+    from leafport.cli.train import chatter, show, stages, suggest_export
     from leafport.training import threshold
     from leafport.training.evaluation.evaluate import EVALUATION_FILE
 
@@ -51,6 +51,7 @@ def command(run: Path, data: Path, required_recall: float | None, out: Path | No
     with chatter(), stages() as progress:
         threshold.retake(run, data, required_recall, out, overwrite=overwrite, progress=progress)
     show(files.read_json(out / EVALUATION_FILE), out / "classifier.json")
+    suggest_export(out)
 
 
 def _show(run: Path, data: Path, found: Validated) -> None:

@@ -257,10 +257,7 @@ def command(data: Path, out: Path, **options: Any) -> None:
         log.write(f"\nWhat the libraries printed:\n{''.join(caught)}")
     terminal.list_skipped(Splits.load(out / SPLITS_FILE).skipped)
     show(files.read_json(out / EVALUATION_FILE), out / "classifier.json")
-    exports = out.parent / f"{out.name}-exports"
-    terminal.out.print(
-        f"\nNext: leafport export {shlex.quote(str(out))} --out {shlex.quote(str(exports))}", markup=False
-    )
+    suggest_export(out)
 
 
 def configuration(data: Path, out: Path, **options: Any) -> Config:
@@ -291,6 +288,16 @@ def show(value: dict[str, Any], contract_file: Path) -> None:
         return
     for sentence in promise.in_words(safety, binary):
         say(sentence, style=None if safety.attained else "yellow")
+
+
+def suggest_export(run: Path) -> None:
+    """The last line: what to do with a finished classifier."""
+    from leafport.cli import terminal
+
+    exports = run.parent / f"{run.name}-exports"
+    terminal.out.print(
+        f"\nNext: leafport export {shlex.quote(str(run))} --out {shlex.quote(str(exports))}", markup=False
+    )
 
 
 @contextlib.contextmanager

@@ -72,78 +72,71 @@ def read(path: Path) -> bytes:
 
 def _facts(model: Any, schema: Any, path: Path) -> Facts:
     types = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
-    operations = _operations(model, schema, types)
-    weights, large, scales = _weights(model, types)
+    ops, float_ops = _operations(model, schema, types)
+    weights, large = _weights(model, types)
     graph = model.subgraphs[0]
     said = _metadata(model)
-    beside = metadata.read_archive(path)
-    labels = next((beside[name] for name in (*said.label_files, LABELS_FILE) if name in beside), None)
+    label_files = (*said.label_files, LABELS_FILE)
+    beside = metadata.read_archive(path, {*label_files, CONTRACT_FILE})
+    labels = next((beside[name] for name in label_files if name in beside), None)
     contract = beside.get(CONTRACT_FILE)
-    runtime = _entry(model, "min_runtime_version")
     return Facts(
         inputs=tuple(_tensor_facts(graph.tensors[index], types) for index in graph.inputs),
         outputs=tuple(_tensor_facts(graph.tensors[index], types) for index in graph.outputs),
-        ops=dict(sorted(Counter(name for name, _, _ in operations).items())),
+        ops=dict(sorted(ops.items())),
         weights=dict(sorted(weights.items())),
         labels=None if labels is None else tuple(labels.splitlines()),
         contract_sha256=files.sha256_json(json.loads(contract)) if contract else None,
         metadata=dict(said.texts),
         notes={
-            "float_ops": sorted({name for name, _, floats in operations if floats}),
-            "float_share": sum(floats for _, _, floats in operations) / max(1, len(operations)),
-            "op_versions": dict(sorted((name, version) for name, version, _ in operations)),
+            "float_ops": sorted(float_ops),
             "large_weights": sorted(large),
-            "quantised_per": dict(scales),
             "normalisation": said.normalisation,
-            "min_runtime_version": None if runtime is None else runtime.rstrip(b"\0").decode(errors="replace"),
             "schema_version": model.version,
         },
     )
 
 
-def _operations(model: Any, schema: Any, types: dict[int, str]) -> list[tuple[str, int, bool]]:
-    """Name, version, and whether it touches floats, of every operation."""
-    builtin = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    found = []
+def _operations(model: Any, schema: Any, types: dict[int, str]) -> tuple[Counter[str], set[str]]:
+    """How often each operation occurs, and those that touch floats."""
+    codes = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    names = [
+        (code.customCode or b"").decode() or codes[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        for code in model.operatorCodes
+    ]
+    ops: Counter[str] = Counter()
+    float_ops: set[str] = set()
     for subgraph in model.subgraphs:
         for operator in subgraph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            name = (code.customCode or b"").decode() or builtin[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            name = names[operator.opcodeIndex]
+            ops[name] += 1
             touched = [subgraph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
-            found.append((name, int(code.version), any(types[tensor.type].startswith("float") for tensor in touched)))
-    return found
+            if any(types[tensor.type].startswith("float") for tensor in touched):
+                float_ops.add(name)
+    return ops, float_ops
 
 
-def _weights(model: Any, types: dict[int, str]) -> tuple[Counter[str], set[str], Counter[str]]:
-    """How many values are stored in each dtype, the dtypes of large ones, and how many have a scale per what."""
+def _weights(model: Any, types: dict[int, str]) -> tuple[Counter[str], set[str]]:
+    """How many values are stored in each dtype, and the dtypes of large tensors."""
     weights: Counter[str] = Counter()
     large: set[str] = set()
-    scales: Counter[str] = Counter()
     for subgraph in model.subgraphs:
         for tensor in subgraph.tensors:
             stored = model.buffers[tensor.buffer].data
-            if stored is None or not len(stored) or _is_shape(tensor, types):
-                continue
-            count = math.prod(int(size) for size in tensor.shape) if tensor.shape is not None else 1
-            weights[types[tensor.type]] += count
-            if count >= LARGE_WEIGHTS and len(tensor.shape) > 1:
-                large.add(types[tensor.type])
-            if tensor.quantization is not None and tensor.quantization.scale is not None:
-                scales["channel" if len(tensor.quantization.scale) > 1 else "tensor"] += 1
-    return weights, large, scales
+            if stored is not None and len(stored) and not _is_shape(tensor, types):
+                count = math.prod(int(size) for size in tensor.shape) if tensor.shape is not None else 1
+                weights[types[tensor.type]] += count
+                if count >= LARGE_WEIGHTS and len(tensor.shape) > 1:
+                    large.add(types[tensor.type])
+    return weights, large
 
 
 def _metadata(model: Any) -> Metadata:
-    found = _entry(model, metadata.ENTRY)
-    return Metadata() if found is None else metadata.read(found)
-
-
-def _entry(model: Any, name: str) -> bytes | None:
-    """The buffer that one of the model's own metadata entries names."""
+    """What the buffer says that the model's own entry for metadata names; nothing where there is no such entry."""
     for entry in model.metadata or ():
-        if entry.name == name.encode() and model.buffers[entry.buffer].data is not None:
-            return bytes(model.buffers[entry.buffer].data)
-    return None
+        if entry.name == metadata.ENTRY.encode():
+            return metadata.read(bytes(model.buffers[entry.buffer].data))
+    return Metadata()
 
 
 def _is_shape(tensor: Any, types: dict[int, str]) -> bool:

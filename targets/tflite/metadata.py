@@ -11,7 +11,8 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,10 @@ def attach(model: bytes, contract: Contract) -> bytes:
 
 
 def read(buffer: bytes) -> Metadata:
-    """What a metadata FlatBuffer says. Raises ModelError when it is damaged."""
+    """What a metadata FlatBuffer says. Raises ValueError when it is damaged."""
     try:
         if buffer[4:8] != IDENTIFIER:
-            raise ValueError("it lacks the mark M001")
+            raise ValueError("its metadata lack the mark M001")
         model = _Table(buffer, struct.unpack_from("<I", buffer)[0])
         names = dict(enumerate(("name", "description", "version", None, "author", "license")))
         texts = {name: text for slot, name in names.items() if name and (text := model.text(slot))}
@@ -86,21 +87,21 @@ def read(buffer: bytes) -> Metadata:
             None if scaling is None else (scaling.floats(0), scaling.floats(1)),
             tuple(file.text(0) for file in carried if file.byte(2) == _AXIS_LABELS),
         )
-    except (struct.error, IndexError, ValueError, TypeError, OverflowError) as problem:
-        raise ModelError(f"Its metadata are damaged ({problem}).") from None
+    except (struct.error, IndexError, TypeError, OverflowError) as problem:
+        raise ValueError(f"its metadata are damaged: {problem}") from None
 
 
-def read_archive(path: Path) -> dict[str, str]:
-    """The text files in the archive behind a model, by name; empty where there is none. Raises ModelError."""
+def read_archive(path: Path, names: Collection[str]) -> dict[str, str]:
+    """Those of the text files called ``names`` that lie in the archive behind a model. Raises ModelError."""
+    if not zipfile.is_zipfile(path):
+        return {}
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if sum(member.file_size for member in members) > files.MAX_JSON_BYTES:
+            wanted = [member for member in archive.infolist() if member.filename in names]
+            if any(member.file_size > files.MAX_JSON_BYTES for member in wanted):
                 raise ModelError(f"{path} carries associated files of more than 64 MiB: refused.")
-            return {member.filename: archive.read(member).decode(errors="replace") for member in members}
-    except zipfile.BadZipFile:
-        return {}
-    except (OSError, NotImplementedError, RuntimeError, ValueError) as problem:
+            return {member.filename: archive.read(member).decode() for member in wanted}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as problem:
         raise ModelError(f"{path} carries damaged associated files: {problem}.") from None
 
 
@@ -194,7 +195,7 @@ class _Table:
 
     def __init__(self, buffer: bytes, position: int) -> None:
         if not 0 <= position <= len(buffer) - 4:
-            raise ValueError("a table lies outside")
+            raise ValueError("a table of its metadata lies outside them")
         self._at = flatbuffers.table.Table(buffer, position)
 
     def _field(self, slot: int) -> int:
@@ -226,5 +227,5 @@ class _Table:
             return range(0)
         start, count = self._at.Vector(found), self._at.VectorLen(found)
         if start + 4 * count > len(self._at.Bytes):
-            raise ValueError("a vector is longer than the file")
+            raise ValueError("a vector of its metadata is longer than they are")
         return range(start, start + 4 * count, 4)

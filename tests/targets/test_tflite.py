@@ -14,26 +14,17 @@ from leafport.targets.base import Facts
 
 
 @pytest.fixture(scope="module")
-def written(
-    serving_graph: ServingGraph, photographs: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    out = tmp_path_factory.mktemp("tflite")
-    options = tflite.Options(calibration=photographs)
-    return {variant: tflite.convert(serving_graph, variant, out, options) for variant in tflite.VARIANTS}
-
-
-@pytest.fixture(scope="module")
-def facts(written: dict[str, Path]) -> dict[str, Facts]:
-    return {variant: tflite.inspect(path) for variant, path in written.items()}
+def facts(tflite_files: dict[str, Path]) -> dict[str, Facts]:
+    return {variant: tflite.inspect(path) for variant, path in tflite_files.items()}
 
 
 @pytest.mark.parametrize(
     ("variant", "tolerance"), [("float32", 1e-5), ("float16", 5e-3), ("dynamic", 0.15), ("int8", 0.2)]
 )
 def test_answers(
-    written: dict[str, Path], classifier: Classifier, pixels: np.ndarray, variant: str, tolerance: float
+    tflite_files: dict[str, Path], classifier: Classifier, pixels: np.ndarray, variant: str, tolerance: float
 ) -> None:
-    runner = tflite.runner(written[variant], classifier.contract, threads=1)
+    runner = tflite.runner(tflite_files[variant], classifier.contract, threads=1)
     found, expected = runner.predict(pixels), classifier.predict(pixels)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=tolerance)
@@ -77,12 +68,12 @@ def test_int8_without_photographs_is_refused(serving_graph: ServingGraph, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_old_runtimes_can_read_the_dense_layer(written: dict[str, Path]) -> None:
+def test_old_runtimes_can_read_the_dense_layer(tflite_files: dict[str, Path]) -> None:
     """A dense layer quantised per channel is FULLY_CONNECTED version 12, which tflite-runtime 2.14 does not know."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     for variant in ("dynamic", "int8"):
-        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(written[variant].read_bytes(), 0))
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(tflite_files[variant].read_bytes(), 0))
         versions = {
             code.version for code in model.operatorCodes if code.builtinCode == schema.BuiltinOperator.FULLY_CONNECTED
         }
@@ -95,15 +86,15 @@ def test_an_operation_without_a_builtin_is_refused(unconvertible_graph: ServingG
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.9])
-def test_truncated_files_are_refused(written: dict[str, Path], tmp_path: Path, keep: float) -> None:
-    content = written["float32"].read_bytes()
+def test_truncated_files_are_refused(tflite_files: dict[str, Path], tmp_path: Path, keep: float) -> None:
+    content = tflite_files["float32"].read_bytes()
     cut = tmp_path / "cut.tflite"
     cut.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(ModelError, match=r"cut\.tflite"):
         tflite.inspect(cut)
 
 
-def test_something_else_is_refused(written: dict[str, Path], tmp_path: Path, classifier: Classifier) -> None:
+def test_something_else_is_refused(tflite_files: dict[str, Path], tmp_path: Path, classifier: Classifier) -> None:
     photograph = tmp_path / "photograph.tflite"
     shutil.copyfile(__file__, photograph)
     for use in (tflite.inspect, lambda path: tflite.runner(path, classifier.contract, 1)):

@@ -16,20 +16,11 @@ from leafport.targets.tflite import metadata
 from tests import environments, mediapipe_tasks
 
 
-@pytest.fixture(scope="module")
-def written(
-    serving_graph: ServingGraph, photographs: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    out = tmp_path_factory.mktemp("tflite")
-    options = tflite.Options(calibration=photographs)
-    return {variant: tflite.convert(serving_graph, variant, out, options) for variant in tflite.VARIANTS}
-
-
 def test_a_file_says_whose_it_is_and_that_it_takes_raw_pixels(
-    written: dict[str, Path], serving_graph: ServingGraph
+    tflite_files: dict[str, Path], serving_graph: ServingGraph
 ) -> None:
     contract = serving_graph.contract
-    for path in written.values():
+    for path in tflite_files.values():
         facts = tflite.inspect(path)
         assert facts.metadata == {
             "name": contract.name,
@@ -75,9 +66,9 @@ def test_the_schema_s_own_code_reads_the_same(serving_graph: ServingGraph) -> No
 
 
 def test_scaling_that_is_part_of_the_model_must_not_be_asked_of_clients(
-    written: dict[str, Path], serving_graph: ServingGraph
+    tflite_files: dict[str, Path], serving_graph: ServingGraph
 ) -> None:
-    facts = tflite.inspect(written["float32"])
+    facts = tflite.inspect(tflite_files["float32"])
     halved = type(facts)(**{**vars(facts), "notes": {**facts.notes, "normalisation": ((127.5,), (127.5,))}})
     (broken,) = tflite.broken_claims("float32", halved, serving_graph.contract)
     assert "takes them raw" in broken
@@ -93,21 +84,30 @@ def test_damaged_metadata_are_an_error_and_nothing_worse(serving_graph: ServingG
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         try:
             metadata.read(bytes(damaged))
-        except ModelError:
+        except ValueError:
             refused += 1
     assert 50 < refused < 500
+
+
+def test_damaged_labels_are_not_taken_for_none(tflite_files: dict[str, Path], tmp_path: Path) -> None:
+    content = tflite_files["float32"].read_bytes()
+    at = content.rindex(b"disc\nring")
+    damaged = tmp_path / "damaged.tflite"
+    damaged.write_bytes(content[:at] + b"dusk" + content[at + 4 :])
+    with pytest.raises(ModelError, match=r"damaged\.tflite carries damaged associated files"):
+        tflite.inspect(damaged)
 
 
 @pytest.mark.environment(mediapipe_tasks.NAME)
 @pytest.mark.parametrize("variant", tflite.VARIANTS)
 def test_mediapipe_takes_scaling_and_labels_out_of_the_file(
-    variant: str, written: dict[str, Path], serving_graph: ServingGraph, pixels: np.ndarray
+    variant: str, tflite_files: dict[str, Path], serving_graph: ServingGraph, pixels: np.ndarray
 ) -> None:
     python = environments.required(mediapipe_tasks.NAME)
     labels = serving_graph.contract.labels
-    found = mediapipe_tasks.answers(python, written[variant], pixels)
+    found = mediapipe_tasks.answers(python, tflite_files[variant], pixels)
     assert all(set(answer) == set(labels) for answer in found)
     theirs = np.array([[answer[label] for label in labels] for answer in found])
-    ours = tflite.runner(written[variant], serving_graph.contract, threads=1).predict(pixels)
+    ours = tflite.runner(tflite_files[variant], serving_graph.contract, threads=1).predict(pixels)
     np.testing.assert_allclose(theirs, ours, atol=0.05 if variant in ("dynamic", "int8") else 1e-3)
     assert (theirs.argmax(axis=1) == ours.argmax(axis=1)).mean() >= 0.99

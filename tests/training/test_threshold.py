@@ -115,6 +115,7 @@ def test_the_command_line_shows_and_takes(trained: Path, photos: Path, tmp_path:
     )
     assert taken.exit_code == 0, taken.output
     assert "it has not learned from" in taken.output
+    assert f"Next: leafport export {out}" in taken.output.replace("\n", " ")
     half = CliRunner().invoke(verb.command, [str(trained), "--data", str(photos), "--out", str(out)])
     assert half.exit_code == 2
     assert "belong together" in half.output

@@ -172,7 +172,11 @@ def _begin(
         "objective": objective,
         "search": search,
         "space": {name: asdict(domain) for name, domain in space.items()},
-        **{name: value for name, value in train.request_of(base, divided, ()).items() if name != "versions"},
+        **{
+            name: value
+            for name, value in train.request_of(base, divided, question.positive_labels).items()
+            if name != "versions"
+        },
         "splits": given and files.sha256_json([[photo.sha256 for photo in side] for side in given.sides.values()]),
         "positive_labels": question.positive_labels,
         "required_recall": base.required_recall,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,11 @@ from leafport.benchmarks.photographs import Photographs, Progress, choose, decod
 from leafport.benchmarks.report import KERAS, Artifact, ContractRecord, Latency, Report
 from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError, TargetError
+from leafport.export import inspection
 from leafport.export import manifest as manifests
+from leafport.export.inspection import Scaling
 from leafport.export.manifest import Manifest
+from leafport.targets import registry
 from leafport.training.data.splits import Splits
 
 LOG_FILE = "bench.log"
@@ -30,7 +35,7 @@ TIME_LIMIT_S = 3600.0
 
 
 def bench(
-    exports: Path,
+    source: Path,
     data: Path | None,
     out: Path,
     *,
@@ -38,51 +43,54 @@ def bench(
     artifacts: Sequence[str] = (),
     limit: int | None = None,
     classifier: Path | None = None,
+    labels: Path | None = None,
+    scaling: Scaling | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
-    """Measure the artifacts of an export folder beside their classifier, and write report.json, .md and .html.
+    """Measure the artifacts of an export folder beside their classifier, or one file; write report.json, .md, .html.
 
     Args:
-        exports: what ``leafport export`` wrote.
+        source: what ``leafport export`` wrote, or any model file.
         data: photographs in class folders; those the model has seen in training are left out. None: its test split.
         out: the folder to write the report and ``bench.log`` into.
         threads: the number of threads every runtime may use.
         artifacts: targets or artifacts to measure ("tflite", "onnx-float32"); all when empty.
         limit: use at most so many photographs, the classes as even as they can be.
         classifier: the classifier's folder, where it is no longer where the manifest says.
+        labels, scaling: what a single file does not say itself, see ``inspection.Inspection``.
         time_limit_s: seconds after which an artifact's process is ended.
         progress: called with (what is being done, done, in all).
 
     Raises:
-        ModelError: not an export folder, or not the classifier it was made from.
+        ModelError: not an export folder, or not the classifier it was made from; a file that cannot be run.
         TargetError: ``artifacts`` names none that is there.
         DataError: no photographs to judge by, or a folder of another class.
         OutputError: ``out`` cannot be written to.
     """
-    manifest = manifests.read(exports)
-    names = _names(manifest, exports, artifacts)
-    keras_path = _classifier(manifest, classifier)
-    splits = Splits.load(exports / SPLITS_FILE) if (exports / SPLITS_FILE).is_file() else None
-    photographs = choose(data, splits, manifest.contract, limit=limit, progress=progress)
+    if (source / manifests.FILE).is_file() or (source.is_dir() and registry.target_of(source) is None):
+        subject = _exported(source, artifacts, classifier)
+    else:
+        subject = _lone(source, labels, scaling)
+    contract = subject.contract
+    photographs = choose(data, subject.splits, contract, limit=limit, progress=progress)
     with files.writable(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / LOG_FILE).write_text("")
     with tempfile.TemporaryDirectory(prefix="leafport-bench-") as folder:
-        work = _Work(manifest.contract, photographs, Path(folder), out / LOG_FILE, threads, time_limit_s)
-        decode(photographs.paths, manifest.contract.image, work.images, progress=progress)
+        work = _Work(contract, photographs, Path(folder), out / LOG_FILE, threads, time_limit_s, subject.scaling)
+        decode(photographs.paths, contract.image, work.images, progress=progress)
         here = machine()
-        progress("Measuring keras", 0, len(names) + 1)
-        rows = [work.row({"name": KERAS, "target": KERAS, "variant": ""}, keras_path)]
-        for done, name in enumerate(names, 1):
-            progress(f"Measuring {name}", done, len(names) + 1)
-            rows.append(_exported(work, manifest, exports, name))
-        progress("Measured", len(names) + 1, len(names) + 1)
+        rows = []
+        for done, (head, path) in enumerate(subject.candidates):
+            progress(f"Measuring {head['name']}", done, len(subject.candidates))
+            rows.append(work.row(head, path) if path else Artifact(**head, valid=False))
+        progress("Measured", len(rows), len(rows))
     report = Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=here,
         versions=versions(),
-        contract=ContractRecord.of(manifest.contract),
+        contract=ContractRecord.of(contract),
         data=photographs.data,
         threads=threads,
         artifacts=tuple(rows),
@@ -91,11 +99,55 @@ def bench(
     return report
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What is to be measured.
+
+    Attributes:
+        splits: what the model has seen; None where there is no record of it.
+        candidates: of each row its first fields and its file; no file where the fields say why it has none.
+        scaling: what becomes of a pixel before a file takes it; None for all that leafport wrote.
+    """
+
+    contract: Contract
+    splits: Splits | None
+    candidates: tuple[tuple[dict[str, Any], Path | None], ...]
+    scaling: Scaling | None = None
+
+
+def _exported(exports: Path, artifacts: Sequence[str], classifier: Path | None) -> _Subject:
+    """An export folder: the Keras model, and every artifact that is asked for."""
+    manifest = manifests.read(exports)
+    names = _names(manifest, exports, artifacts)
+    keras = {"name": KERAS, "target": KERAS, "variant": ""}
+    return _Subject(
+        contract=manifest.contract,
+        splits=Splits.load(exports / SPLITS_FILE) if (exports / SPLITS_FILE).is_file() else None,
+        candidates=((keras, _classifier(manifest, classifier)), *(_entry(manifest, exports, name) for name in names)),
+    )
+
+
+def _lone(path: Path, labels: Path | None, scaling: Scaling | None) -> _Subject:
+    """One file, whoever wrote it. Raises ModelError where its name claims what it does not hold."""
+    found = inspection.inspect(path)
+    if found.broken:
+        raise ModelError(f"{path} is not what its name claims: {'; '.join(found.broken)}.")
+    head = {"name": path.stem, "target": found.target, "variant": found.variant or "", "sha256": files.sha256(path)}
+    return _Subject(found.contract(labels), None, ((head, path),), found.scaling(scaling))
+
+
 class _Work:
     """What all measurements of one model share; keeps the Keras model's answers once it has them."""
 
     def __init__(
-        self, contract: Contract, photographs: Photographs, folder: Path, log: Path, threads: int, time_limit_s: float
+        self,
+        contract: Contract,
+        photographs: Photographs,
+        folder: Path,
+        log: Path,
+        threads: int,
+        time_limit_s: float,
+        scaling: Scaling | None,
     ) -> None:
         self.images = folder / "images.npy"
         self._contract = contract
@@ -104,6 +156,7 @@ class _Work:
         self._log = log
         self._threads = threads
         self._time_limit_s = time_limit_s
+        self._scaling = dataclasses.asdict(scaling) if scaling else None
         self._reference: np.ndarray | None = None
 
     def row(self, head: dict[str, Any], path: Path) -> Artifact:
@@ -124,6 +177,7 @@ class _Work:
                 "target": target,
                 "path": str(path),
                 "contract": self._contract.to_json(),
+                "scaling": self._scaling,
                 "threads": self._threads,
                 "images": str(self.images),
                 "answers": str(self._answers),
@@ -148,18 +202,18 @@ class _Work:
         }
 
 
-def _exported(work: _Work, manifest: Manifest, exports: Path, name: str) -> Artifact:
+def _entry(manifest: Manifest, exports: Path, name: str) -> tuple[dict[str, Any], Path | None]:
+    """One artifact of an export folder, as a candidate."""
     entry = manifest.artifacts[name]
     head: dict[str, Any] = {"name": name, "target": entry.target, "variant": entry.variant, "sha256": entry.sha256}
     if entry.status != "ok":
-        return Artifact(**head, valid=False, invalid_reason=_without_paths(f"not exported: {entry.reason}", exports))
+        return {**head, "invalid_reason": _without_paths(f"not exported: {entry.reason}", exports)}, None
     path = manifest.artifact_path(exports, name)
     if not path.exists():
-        return Artifact(**head, valid=False, invalid_reason=f"{entry.path} is not there any more: export again")
+        return {**head, "invalid_reason": f"{entry.path} is not there any more: export again"}, None
     if files.sha256(path) != entry.sha256:
-        reason = f"{entry.path} is not the file the manifest describes: export again"
-        return Artifact(**head, valid=False, invalid_reason=reason)
-    return work.row(head, path)
+        return {**head, "invalid_reason": f"{entry.path} is not the file the manifest describes: export again"}, None
+    return head, path
 
 
 def _names(manifest: Manifest, exports: Path, patterns: Sequence[str]) -> list[str]:

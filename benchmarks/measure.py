@@ -16,6 +16,7 @@ import numpy as np
 
 from leafport.benchmarks.report import KERAS
 from leafport.contract import Contract
+from leafport.export import inspection
 from leafport.process import peak_rss_bytes
 from leafport.targets.base import Runner
 
@@ -28,7 +29,13 @@ ROTATION = 16
 
 
 def measure(
-    target: str, path: str, contract: dict[str, Any], threads: int, images: str, answers: str
+    target: str,
+    path: str,
+    contract: dict[str, Any],
+    scaling: dict[str, Any] | None,
+    threads: int,
+    images: str,
+    answers: str,
 ) -> dict[str, Any]:
     """Measure one artifact and save its answers.
 
@@ -36,6 +43,7 @@ def measure(
         target: the target that opens it, or ``keras`` for a classifier's folder.
         path: the artifact.
         contract: its contract, as JSON.
+        scaling: what becomes of a pixel before the artifact takes it; None for all that leafport wrote.
         threads: the number of threads the runtime may use.
         images: a .npy file, uint8 [N, H, W, 3]; read by memory-mapping.
         answers: where to save the probabilities, a .npy file, float32 [N, classes].
@@ -47,7 +55,7 @@ def measure(
     photographs = np.load(images, mmap_mode="r")
     # Copies, since a page fault in the mapped file is not the model's doing; several, so that no photograph is special.
     singles = [np.ascontiguousarray(photographs[i : i + 1]) for i in range(min(ROTATION, len(photographs)))]
-    open_it = _opener(target, Path(path), Contract.from_json(contract), threads)
+    open_it = _opener(target, Path(path), Contract.from_json(contract), threads, scaling)
     runner = open_it()
     timed = runner.untimed is None
     warmup, samples = _times(runner, singles) if timed else ([], [])
@@ -87,13 +95,12 @@ class KerasRunner:
         return self._classifier.predict(images)
 
 
-def _opener(target: str, path: Path, contract: Contract, threads: int) -> Callable[[], Runner]:
+def _opener(
+    target: str, path: Path, contract: Contract, threads: int, scaling: dict[str, Any] | None
+) -> Callable[[], Runner]:
     if target == KERAS:
         return lambda: KerasRunner(path)
-    from leafport.targets import registry
-
-    module = registry.load(target)
-    return lambda: module.runner(path, contract, threads)
+    return lambda: inspection.open_runner(target, path, contract, threads, scaling)
 
 
 def _times(runner: Runner, singles: list[np.ndarray]) -> tuple[list[float], list[float]]:

@@ -30,7 +30,8 @@ class Finding:
 
 def findings(report: Report) -> list[Finding]:
     """What to know before choosing a file, most wanted first."""
-    found = [_smallest(report), _fastest(report), _same_answers(report), _alarms_lost(report), _unmeasured(report)]
+    compared = [_smallest(report), _fastest(report)] if len(report.artifacts) > 1 else []
+    found = [*compared, _same_answers(report), _alarms_lost(report), _unmeasured(report)]
     return [finding for finding in found if finding]
 
 
@@ -39,6 +40,8 @@ def sentence(report: Report) -> str:
     small, fast = smallest(report), fastest(report)
     if small is None or small.accuracy is None:
         return "No artifact keeps the model's accuracy." if measured(report) else "No artifact could be measured."
+    if len(report.artifacts) == 1:
+        return _alone(report, small)
     text = (
         f"{small.name} is the smallest file within 1 point of {_reference_name(report)}'s top-1: "
         f"{size(small.size_bytes)}, right on {percent(small.accuracy.top1)} of {count(small.accuracy.n, 'photograph')}."
@@ -55,6 +58,16 @@ def sentence(report: Report) -> str:
             f"; the smallest that loses no alarm is {faithful.name}, {size(faithful.size_bytes)}." if faithful else "."
         )
     return text
+
+
+def _alone(report: Report, row: Artifact) -> str:
+    """The sentence about an only file, which is neither the smallest nor the fastest of anything."""
+    assert row.accuracy is not None
+    text = f"{row.name}: {size(row.size_bytes)}, right on {percent(row.accuracy.top1)} of "
+    text += count(row.accuracy.n, "photograph")
+    if row.latency_ms:
+        text += f", {milliseconds(row.latency_ms.median)} a photograph on {count(report.threads, 'thread')}"
+    return f"{text}."
 
 
 def measured(report: Report) -> list[Artifact]:

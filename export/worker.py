@@ -106,13 +106,13 @@ def refuse_broken_claims(broken: list[str], name: str) -> None:
 
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
-    """Facts as JSON values. Labels are left out: they were held against the contract's, which stand beside."""
+    """Facts as JSON values. Labels and contract are left out: they were held against those that stand beside."""
     value = {
         "inputs": [dataclasses.asdict(tensor) for tensor in facts.inputs],
         "outputs": [dataclasses.asdict(tensor) for tensor in facts.outputs],
         "ops": dict(facts.ops),
         "weights": dict(facts.weights),
-        "contract_sha256": facts.contract_sha256,
+        "contract_sha256": facts.contract.sha256 if facts.contract else None,
         "metadata": dict(facts.metadata),
         "notes": dict(facts.notes),
     }

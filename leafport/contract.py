@@ -6,6 +6,7 @@ of the sample apps) is rendered from it, and carries its hash.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -154,6 +155,14 @@ class Contract(_Frozen):
         except ValidationError as problem:
             faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'contract'}: {e['msg']}" for e in problem.errors())
             raise ModelError(f"{where} does not hold a valid contract ({faults}).") from None
+
+    @classmethod
+    def from_text(cls, text: str | bytes, *, where: str | Path) -> Self:
+        """Check and read the JSON text of a contract that a file carries. Raises ModelError."""
+        try:
+            return cls.from_json(json.loads(text), where=where)
+        except (ValueError, RecursionError) as problem:
+            raise ModelError(f"{where} carries a damaged contract: {problem}.") from None
 
     def positive_score(self, probabilities: np.ndarray) -> np.ndarray:
         """How dangerous each photograph looks: float [N] up to 1, the positive labels' share of float [N, classes].

@@ -1,4 +1,4 @@
-"""The shape of a target: five functions and four names in a module, no class to inherit.
+"""The shape of a target: five functions and five names in a module, no class to inherit.
 
 To add a target, write a module with these names and register it: a row in ``registry.BUILT_IN``, or, from another
 distribution, an entry point in the group ``leafport.targets``.
@@ -28,10 +28,12 @@ class Variant:
         summary: what it is, in a line for people.
         min_agreement: the least share of photographs on which its top class must equal the classifier's for the
             artifact to be accepted. Exact arithmetic leaves ties to rounding only, hence 0.99.
+        also: other words by which names of files, not only leafport's, claim to be of this variant.
     """
 
     summary: str
     min_agreement: float = 0.99
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Facts:
         ops: how often each operation occurs, under the format's own names.
         weights: number of weight values stored in each dtype ("float32", "float16", "int8", ...).
         labels: the labels in order, where the file carries them.
-        contract_sha256: the hash of the contract the file carries, where it carries one.
+        contract: the contract the file carries, where it carries one.
         metadata: other text the file carries (author, licence, version, description, ...).
         notes: figures peculiar to the format, such as node and engine counts.
     """
@@ -63,7 +65,7 @@ class Facts:
     ops: Mapping[str, int]
     weights: Mapping[str, int]
     labels: tuple[str, ...] | None = None
-    contract_sha256: str | None = None
+    contract: Contract | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -99,9 +101,10 @@ class Options(Protocol):
 
 
 class Target(Protocol):
-    """What a module must have to be a target."""
+    """What a module must have to be a target. ``SUFFIX`` is how names of its files end, or of a folder's main file."""
 
     NAME: str
+    SUFFIX: str
     VARIANTS: Mapping[str, Variant]
     RUNTIME: str
     Options: Any
@@ -122,8 +125,11 @@ class Target(Protocol):
         """Open a written file again. Raises ModelError when it is not what this target writes, or damaged."""
         ...
 
-    def broken_claims(self, variant: str, facts: Facts, contract: Contract) -> list[str]:
-        """Why the file is not what its name claims, one sentence each; empty when it is."""
+    def broken_claims(self, variant: str, facts: Facts, contract: Contract | None) -> list[str]:
+        """Why the file is not what its name claims, one sentence each; empty when it is.
+
+        Without a contract, for a file made elsewhere, what only a contract demands is not asked of it.
+        """
         ...
 
     def runner(self, path: Path, contract: Contract, threads: int) -> Runner:
@@ -136,11 +142,13 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def carried_claims(facts: Facts, contract: Contract) -> list[str]:
+def carried_claims(facts: Facts, contract: Contract | None) -> list[str]:
     """The broken claims every format shares: labels and contract, where a file carries them, must be the model's."""
+    if contract is None:
+        return []
     broken = []
     if facts.labels is not None and facts.labels != contract.labels:
         broken.append(f"its {len(facts.labels)} labels are not the contract's {len(contract.labels)} in order")
-    if facts.contract_sha256 is not None and facts.contract_sha256 != contract.sha256:
+    if facts.contract is not None and facts.contract.sha256 != contract.sha256:
         broken.append("it carries another model's contract")
     return broken

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
 
 NAME = "onnx"
-VARIANTS = {"float32": Variant("32-bit floats throughout, any batch size")}
+SUFFIX = ".onnx"
+VARIANTS = {"float32": Variant("32-bit floats throughout, any batch size", also=("fp32",))}
 RUNTIME = "ONNX Runtime"
 MAX_FILE_BYTES = 2**31 - 1  # A protocol buffer's own limit.
 
@@ -77,6 +78,7 @@ def inspect(path: Path) -> Facts:
     model = _load(path)
     properties = {entry.key: entry.value for entry in model.metadata_props}
     labels, contract = properties.pop("labels", None), properties.pop("contract", None)
+    stored = {tensor.name for tensor in model.graph.initializer}  # Older files list their weights as inputs too.
     weights: Counter[str] = Counter()
     for tensor in model.graph.initializer:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
@@ -84,12 +86,12 @@ def inspect(path: Path) -> Facts:
             weights[dtype] += int(np.prod(tensor.dims))
     try:
         return Facts(
-            inputs=tuple(_tensor_facts(value) for value in model.graph.input),
+            inputs=tuple(_tensor_facts(value) for value in model.graph.input if value.name not in stored),
             outputs=tuple(_tensor_facts(value) for value in model.graph.output),
             ops=dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
             weights=dict(sorted(weights.items())),
             labels=tuple(json.loads(labels)) if labels else None,
-            contract_sha256=files.sha256_json(json.loads(contract)) if contract else None,
+            contract=Contract.from_text(contract, where=path) if contract else None,
             metadata={**properties, "description": model.doc_string},
             notes={"opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}},
         )
@@ -97,7 +99,7 @@ def inspect(path: Path) -> Facts:
         raise ModelError(f"{path} carries damaged metadata: {problem}.") from None
 
 
-def broken_claims(variant: str, facts: Facts, contract: Contract) -> list[str]:
+def broken_claims(variant: str, facts: Facts, contract: Contract | None) -> list[str]:
     """``float32`` means that inputs, outputs and weights are float32."""
     broken = carried_claims(facts, contract)
     for tensor in (*facts.inputs, *facts.outputs):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import cast
 
 from leafport.errors import TargetError
@@ -19,7 +21,18 @@ BUILT_IN = {
     "savedmodel": "leafport.targets.savedmodel",
 }
 GROUP = "leafport.targets"
-REQUIRED = ["NAME", "VARIANTS", "RUNTIME", "Options", "available", "convert", "inspect", "broken_claims", "runner"]
+REQUIRED = [
+    "NAME",
+    "SUFFIX",
+    "VARIANTS",
+    "RUNTIME",
+    "Options",
+    "available",
+    "convert",
+    "inspect",
+    "broken_claims",
+    "runner",
+]
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,24 @@ def select(patterns: Sequence[str] = ()) -> list[Artifact]:
                 f"There is no target {pattern!r}. There are: {', '.join(artifact.name for artifact in every)}."
             )
     return [artifact for artifact in every if {artifact.target, artifact.name} & set(patterns)]
+
+
+def target_of(path: Path) -> str | None:
+    """The target that writes such files, by how the name ends, or that of what lies in a folder; None for none."""
+    suffixes = {load(name).SUFFIX: name for name in _usable(())}
+    for suffix in sorted(suffixes, key=len, reverse=True):  # saved_model.pb is no plain .pb.
+        if path.name.endswith(suffix) or any((path / version / suffix).is_file() for version in (".", "1")):
+            return suffixes[suffix]
+    return None
+
+
+def claimed(target: Target, path: Path) -> str | None:
+    """The variant that the name of a file claims, anybody's file: ``int8`` for model_int8.tflite; None for none."""
+    words = set(re.split(r"[^a-z0-9]+", path.name.removesuffix(target.SUFFIX).lower()))
+    for name, variant in target.VARIANTS.items():
+        if not name or words & {name, *variant.also}:
+            return name
+    return None
 
 
 def _usable(patterns: Sequence[str]) -> list[str]:

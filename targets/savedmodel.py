@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
 
 NAME = "savedmodel"
+SUFFIX = "saved_model.pb"
 VARIANTS = {"": Variant("32-bit floats, any batch size, the signature serving_default")}
 RUNTIME = "TensorFlow"
 SIGNATURE = "serving_default"
 CONTRACT_FILE = "contract.json"
-GRAPH_FILE = "saved_model.pb"
 EXTRA = "assets.extra"  # SavedModel's own folder for files that go along unread.
 MAX_GRAPH_BYTES = 2**31 - 1
 
@@ -60,8 +60,8 @@ def inspect(path: Path) -> Facts:
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
     from tensorflow.python.framework import dtypes, tensor_util
 
-    version = path / "1"
-    meta_graph = _read(version / GRAPH_FILE, SavedModel).meta_graphs[0]
+    version = _version(path)
+    meta_graph = _read(version / SUFFIX, SavedModel).meta_graphs[0]
     signature = meta_graph.signature_def.get(SIGNATURE)
     if signature is None:
         raise ModelError(f"{path} has no signature {SIGNATURE!r}, so nothing can serve it.")
@@ -75,23 +75,25 @@ def inspect(path: Path) -> Facts:
                 shape = node.attr["value"].tensor.tensor_shape
                 weights[dtype.name] += int(np.prod(tensor_util.TensorShapeProtoToList(shape)))
     contract = version / EXTRA / CONTRACT_FILE
-    carried = files.read_json(contract, error=ModelError) if contract.is_file() else None
+    carried = (
+        Contract.from_json(files.read_json(contract, error=ModelError), where=path) if contract.is_file() else None
+    )
     return Facts(
         inputs=_tensor_facts(signature.inputs),
         outputs=_tensor_facts(signature.outputs),
         ops=dict(sorted(ops.items())),
         weights=dict(sorted(weights.items())),
-        labels=tuple(carried["labels"]) if carried else None,
-        contract_sha256=files.sha256_json(carried) if carried else None,
+        labels=carried.labels if carried else None,
+        contract=carried,
         notes={"signature": SIGNATURE, "tensorflow": meta_graph.meta_info_def.tensorflow_version},
     )
 
 
-def broken_claims(variant: str, facts: Facts, contract: Contract) -> list[str]:
+def broken_claims(variant: str, facts: Facts, contract: Contract | None) -> list[str]:
     """One float32 input of the contract's size, one float32 output, any batch."""
     broken = carried_claims(facts, contract)
-    expected = (None, contract.image.height, contract.image.width, 3)
-    if [(tensor.dtype, tensor.shape) for tensor in facts.inputs] != [("float32", expected)]:
+    expected = (None, contract.image.height, contract.image.width, 3) if contract else None
+    if expected and [(tensor.dtype, tensor.shape) for tensor in facts.inputs] != [("float32", expected)]:
         broken.append(f"its input is {facts.inputs}, not one float32 {expected}")
     if [tensor.dtype for tensor in facts.outputs] != ["float32"]:
         broken.append(f"its outputs are {facts.outputs}, not one float32")
@@ -106,7 +108,7 @@ def runner(path: Path, contract: Contract, threads: int = 1) -> SavedModelRunner
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     try:
-        loaded = tf.saved_model.load(str(path / "1"))
+        loaded = tf.saved_model.load(str(_version(path)))
         return SavedModelRunner(loaded, f"TensorFlow {tf.__version__}")
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
         raise ModelError(f"{path} cannot be loaded by TensorFlow {tf.__version__}: {problem}") from None
@@ -128,6 +130,13 @@ class SavedModelRunner:
 
         answer = self._serve(tf.constant(images.astype(np.float32)))
         return np.asarray(next(iter(answer.values())))
+
+
+def _version(path: Path) -> Path:
+    """The SavedModel itself: the first version of a servable, or the folder where it is no servable."""
+    if path.is_file():
+        return path.parent
+    return path if (path / SUFFIX).is_file() else path / "1"
 
 
 def _read(path: Path, message: Any) -> Any:

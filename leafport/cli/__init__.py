@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "Measure a classifier on photographs.",
     "threshold": "See what other thresholds would promise, and take one.",
     "export": "Write a classifier in every form a device wants, and prove each file.",
+    "inspect": "See what a model file really holds, anybody's file.",
     "verify": "Check an export folder: hashes, contents, answers.",
     "bench": "Measure size, latency, memory, accuracy and safety of every exported file.",
     "report": "Merge benchmark results into one report.",

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from leafport.cli import lone_file
+
 if TYPE_CHECKING:
     from leafport.benchmarks.report import Artifact, Report
+    from leafport.export.inspection import Scaling
 
 
 @click.command("bench")
-@click.argument("exports", type=click.Path(path_type=Path))
+@click.argument("source", metavar="EXPORTS|FILE", type=click.Path(path_type=Path))
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -33,36 +36,43 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(1), help="Use at most so many photographs, balanced over the folders.")
 @click.option("--classifier", type=click.Path(path_type=Path), help="The classifier's folder, if it was moved.")
+@lone_file.labels
+@lone_file.scaling
 @click.option("--time-limit", default=3600.0, show_default=True, help="Seconds one artifact may take.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a table.")
 def command(
-    exports: Path,
+    source: Path,
     data: Path | None,
     out: Path,
     threads: int,
     artifacts: tuple[str, ...],
     limit: int | None,
     classifier: Path | None,
+    labels: Path | None,
+    scaling: Scaling | None,
     time_limit: float,
     as_json: bool,
 ) -> None:
-    """Measure size, latency, memory, accuracy and safety of every file in the folder EXPORTS.
+    """Measure size, latency, memory, accuracy and safety of every file in the folder EXPORTS, or of one FILE.
 
     Each file, and the Keras model itself, is measured in a process of its own, one after another. Writes report.json,
-    report.md and report.html.
+    report.md and report.html. FILE may be another's; then --data names its labels as folders, and --labels and
+    --scaling say what the file does not.
     """
     from leafport.benchmarks import report as schema
     from leafport.benchmarks.bench import bench
 
     with showing() as progress:
         report = bench(
-            exports,
+            source,
             data,
             out,
             threads=threads,
             artifacts=artifacts,
             limit=limit,
             classifier=classifier,
+            labels=labels,
+            scaling=scaling,
             time_limit_s=time_limit,
             progress=progress,
         )

@@ -12,9 +12,11 @@ import numpy as np
 
 from leafport import classifier, images
 from leafport.classifier import Classifier
+from leafport.cli import lone_file
 from leafport.contract import Contract
-from leafport.errors import ImageError, ModelError
-from leafport.export import manifest
+from leafport.errors import ImageError
+from leafport.export import inspection, manifest
+from leafport.export.inspection import Scaling
 from leafport.targets import registry
 
 
@@ -22,10 +24,14 @@ from leafport.targets import registry
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("photographs", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many classes to show.")
+@lone_file.labels
+@lone_file.scaling
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(model: Path, photographs: tuple[Path, ...], top: int, as_json: bool) -> None:
-    """Classify photographs with MODEL: a classifier's folder, or an artifact inside an export folder."""
-    contract, predict = _open(model)
+def command(
+    model: Path, photographs: tuple[Path, ...], top: int, labels: Path | None, scaling: Scaling | None, as_json: bool
+) -> None:
+    """Classify photographs with MODEL: a classifier's folder, or a model file, leafport's or another's."""
+    contract, predict = _open(model, labels, scaling)
     answers: list[dict[str, Any]] = []
     for photograph in photographs:
         try:
@@ -65,26 +71,29 @@ def interpret(contract: Contract, probabilities: np.ndarray, top: int) -> dict[s
     return answer
 
 
-def _open(model: Path) -> tuple[Contract, Any]:
+def _open(model: Path, labels: Path | None, scaling: Scaling | None) -> tuple[Contract, Any]:
+    """The contract, and what makes probabilities of photographs."""
     if (model / classifier.CONTRACT_FILE).is_file():
         loaded = Classifier.load(model)
         return loaded.contract, loaded.predict
-    for exports in model.resolve().parents:
-        if (exports / manifest.FILE).is_file():
-            break
-    else:
-        raise ModelError(
-            f"{model} is neither a classifier's folder nor inside an export folder, so its labels and its image size "
-            "are not known. Give RUN, or a file where `leafport export` wrote it."
-        )
+    if exported := _exported(model):
+        return exported
+    found = inspection.inspect(model)
+    contract = found.contract(labels)
+    return contract, inspection.open_runner(found.target, model, contract, 1, found.scaling(scaling)).predict
+
+
+def _exported(model: Path) -> tuple[Contract, Any] | None:
+    """The same for a file where ``leafport export`` wrote it, whose manifest knows what it is."""
+    exports = next((parent for parent in model.resolve().parents if (parent / manifest.FILE).is_file()), None)
+    if exports is None:
+        return None
     state = manifest.read(exports)
     relative = model.resolve().relative_to(exports).as_posix()
-    for entry in state.artifacts.values():
-        if entry.path == relative:
-            runner = registry.load(entry.target).runner(model, state.contract, 1)
-            return state.contract, runner.predict
-    there = ", ".join(entry.path for entry in state.artifacts.values() if entry.path)
-    raise ModelError(f"{model} is not one of the exports in {exports}. They are: {there or 'none'}.")
+    target = next((entry.target for entry in state.artifacts.values() if entry.path == relative), None)
+    if target is None:
+        return None
+    return state.contract, registry.load(target).runner(model, state.contract, 1).predict
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -10,9 +10,21 @@ from leafport.targets.base import Runner
 from leafport.targets.coreml.package import VARIANTS, Options, available, broken_claims, convert, inspect
 
 NAME = "coreml"
+SUFFIX = ".mlpackage"
 RUNTIME = "Core ML"
 
-__all__ = ["NAME", "RUNTIME", "VARIANTS", "Options", "available", "broken_claims", "convert", "inspect", "runner"]
+__all__ = [
+    "NAME",
+    "RUNTIME",
+    "SUFFIX",
+    "VARIANTS",
+    "Options",
+    "available",
+    "broken_claims",
+    "convert",
+    "inspect",
+    "runner",
+]
 
 
 def runner(path: Path, contract: Contract, threads: int) -> Runner:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from leafport import files
 from leafport.contract import Contract
-from leafport.errors import ConversionError, LeafportError, ModelError, TargetError
+from leafport.errors import ConversionError, ModelError, TargetError
 from leafport.export.graph import INPUT
 from leafport.targets.base import Facts, TensorFacts, Variant, carried_claims, option
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from leafport.targets.coreml.program import Program
 
 VARIANTS: Mapping[str, Variant] = {
-    "fp16": Variant("16-bit floats, half the size; what Core ML calculates with on the neural engine and the GPU"),
-    "fp32": Variant("32-bit floats, the trained model's own values"),
+    "fp16": Variant(
+        "16-bit floats, half the size; what Core ML calculates with on the neural engine and the GPU", also=("float16",)
+    ),
+    "fp32": Variant("32-bit floats, the trained model's own values", also=("float32",)),
 }
 LABEL_OUTPUT, PROBABILITIES_OUTPUT = "classLabel", "classLabel_probs"  # Vision expects a label and a dictionary.
 DEPLOYMENT_TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9, "iOS26": 10}  # Specification versions.
@@ -125,7 +127,7 @@ def inspect(path: Path) -> Facts:
         ops=program.ops,
         weights=program.weights,
         labels=labels,
-        contract_sha256=_carried_contract(path, metadata.userDefined),
+        contract=_carried_contract(path, metadata.userDefined),
         metadata={key: value for key, value in {**described, **extra}.items() if value},
         notes={
             "specification_version": program.specification_version,
@@ -136,7 +138,7 @@ def inspect(path: Path) -> Facts:
     )
 
 
-def broken_claims(variant: str, facts: Facts, contract: Contract) -> list[str]:
+def broken_claims(variant: str, facts: Facts, contract: Contract | None) -> list[str]:
     """Why a package is not what its name claims.
 
     fp32 allows no float16 anywhere. fp16 allows float32 for at most 1 % of the weights: coremltools leaves an operation
@@ -150,6 +152,8 @@ def broken_claims(variant: str, facts: Facts, contract: Contract) -> list[str]:
         broken.append(f"{facts.notes['dtypes']['float16']} of its values are float16")
     if variant == "fp16" and (float16 == 0 or float32 > _FLOAT32_SHARE * (float16 + float32)):
         broken.append(f"{float32:,} of its {float16 + float32:,} weights are float32")
+    if contract is None:
+        return broken
     image = TensorFacts(INPUT, "RGB image", (1, contract.image.height, contract.image.width, 3))
     if facts.inputs != (image,):
         broken.append(f"its input is not the one image the contract says ({INPUT}, RGB, {image.shape})")
@@ -157,7 +161,7 @@ def broken_claims(variant: str, facts: Facts, contract: Contract) -> list[str]:
         broken.append(f"its outputs are not {LABEL_OUTPUT} and {PROBABILITIES_OUTPUT}")
     if facts.labels is None:
         broken.append("it carries no labels")
-    if facts.contract_sha256 is None:
+    if facts.contract is None:
         broken.append("it carries no contract")
     return broken
 
@@ -191,15 +195,12 @@ def _describe(model: Any, contract: Contract) -> None:
     model.user_defined_metadata[_CONTRACT_HASH_KEY] = contract.sha256
 
 
-def _carried_contract(path: Path, user_defined: Mapping[str, str]) -> str | None:
-    """The hash of the contract a package carries; None if it carries none."""
+def _carried_contract(path: Path, user_defined: Mapping[str, str]) -> Contract | None:
+    """The contract a package carries; None if it carries none."""
     if _CONTRACT_KEY not in user_defined:
         return None
-    try:
-        carried = Contract.from_json(json.loads(user_defined[_CONTRACT_KEY]), where=path).sha256
-    except (ValueError, RecursionError, LeafportError) as problem:
-        raise ModelError(f"{path} carries a damaged contract: {problem}") from None
-    if user_defined.get(_CONTRACT_HASH_KEY) != carried:
+    carried = Contract.from_text(user_defined[_CONTRACT_KEY], where=path)
+    if user_defined.get(_CONTRACT_HASH_KEY) != carried.sha256:
         raise ModelError(f"{path} carries a contract that was altered: its hash does not match. Export it again.")
     return carried
 

@@ -7,6 +7,18 @@ from leafport.targets.tflite.facts import broken_claims, inspect
 from leafport.targets.tflite.interpreter import runner
 
 NAME = "tflite"
+SUFFIX = ".tflite"
 RUNTIME = "LiteRT"
 
-__all__ = ["NAME", "RUNTIME", "VARIANTS", "Options", "available", "broken_claims", "convert", "inspect", "runner"]
+__all__ = [
+    "NAME",
+    "RUNTIME",
+    "SUFFIX",
+    "VARIANTS",
+    "Options",
+    "available",
+    "broken_claims",
+    "convert",
+    "inspect",
+    "runner",
+]

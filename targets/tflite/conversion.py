@@ -20,10 +20,18 @@ if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
 
 VARIANTS = {
-    "float32": Variant("32-bit floats throughout"),
-    "float16": Variant("16-bit weights, computed in 32 bits on a CPU and in 16 on a GPU: half the size"),
-    "dynamic": Variant("8-bit weights, activations quantised as they come: a quarter of the size", 0.93),
-    "int8": Variant("8-bit integers throughout, uint8 in and out: a quarter of the size, fastest", 0.88),
+    "float32": Variant("32-bit floats throughout", also=("fp32",)),
+    "float16": Variant(
+        "16-bit weights, computed in 32 bits on a CPU and in 16 on a GPU: half the size", also=("fp16",)
+    ),
+    "dynamic": Variant(
+        "8-bit weights, activations quantised as they come: a quarter of the size", 0.93, also=("drq", "weight")
+    ),
+    "int8": Variant(
+        "8-bit integers throughout, uint8 in and out: a quarter of the size, fastest",
+        0.88,
+        also=("quant", "quantized", "integer", "uint8"),
+    ),
 }
 
 

@@ -55,9 +55,11 @@ class TFLiteRunner:
 
 def _quantise(pixels: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
     dtype = tensor["dtype"]
+    if np.issubdtype(dtype, np.floating) or dtype == np.uint8:
+        return pixels.astype(
+            dtype, copy=False
+        )  # uint8 is fed with pixels as they are, whatever they mean to the model.
     scale, zero_point = tensor["quantization"]
-    if np.issubdtype(dtype, np.floating) or (scale, zero_point, dtype) == (1.0, 0, np.uint8):
-        return pixels.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
     quantised: np.ndarray = np.round(pixels / scale + zero_point).clip(limits.min, limits.max).astype(dtype)
     return quantised

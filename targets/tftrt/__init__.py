@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
 
 NAME = "tftrt"
+SUFFIX = ".pb"
 VARIANTS = {
     "frozen": Variant("the plain frozen graph, for sessions of TensorFlow 1.15 and 2.x"),
-    "fp32": Variant("one TensorRT engine, built on the board, in 32 bits"),
-    "fp16": Variant("one TensorRT engine, built on the board, in 16 bits; weights in the file stay 32-bit"),
+    "fp32": Variant("one TensorRT engine, built on the board, in 32 bits", also=("float32",)),
+    "fp16": Variant(
+        "one TensorRT engine, built on the board, in 16 bits; weights in the file stay 32-bit", also=("float16",)
+    ),
 }
 RUNTIME = "TensorFlow with TensorRT"
 _CHUNK = 32
@@ -100,21 +103,23 @@ def inspect(path: Path) -> Facts:
         ops=dict(sorted((outer_ops + segment_ops).items())),
         weights=reading.weights([*graph_def.node, *segment]),
         labels=contract.labels if contract else None,
-        contract_sha256=contract.sha256 if contract else None,
+        contract=contract,
         notes=notes,
     )
 
 
-def broken_claims(variant: str, facts: Facts, contract: Contract) -> list[str]:
+def broken_claims(variant: str, facts: Facts, contract: Contract | None) -> list[str]:
     """``fp32`` and ``fp16``: one engine of that precision, built on the board, and nothing beside; ``frozen``: none."""
     broken = carried_claims(facts, contract)
-    interface = (
-        (facts.inputs, (contract.image.height, contract.image.width, 3)),
-        (facts.outputs, (len(contract.labels),)),
-    )
-    for tensors, shape in interface:
-        if [(tensor.dtype, tensor.shape[1:]) for tensor in tensors] != [("float32", shape)]:
-            broken.append(f"{tensors[0].name} is {tensors[0].dtype} {tensors[0].shape}, not float32 {(None, *shape)}")
+    if contract is not None:
+        image = contract.image
+        for tensors, shape in (
+            (facts.inputs, (image.height, image.width, 3)),
+            (facts.outputs, (len(contract.labels),)),
+        ):
+            if [(tensor.dtype, tensor.shape[1:]) for tensor in tensors] != [("float32", shape)]:
+                found = f"{tensors[0].name} is {tensors[0].dtype} {tensors[0].shape}"
+                broken.append(f"{found}, not float32 {(None, *shape)}")
     if set(facts.weights) != {"float32"}:
         broken.append(f"its weights are {', '.join(facts.weights) or 'missing'}, not float32")
     notes = facts.notes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -83,11 +82,7 @@ def carried_contract(graph_def: GraphDef, path: Path) -> Contract | None:
     attr = placeholder(graph_def, path).attr
     if CONTRACT_ATTRIBUTE not in attr:
         return None
-    try:
-        value = json.loads(attr[CONTRACT_ATTRIBUTE].s)
-    except (ValueError, RecursionError) as problem:
-        raise ModelError(f"{path} carries a damaged contract: {problem}.") from None
-    return Contract.from_json(value, where=path)
+    return Contract.from_text(attr[CONTRACT_ATTRIBUTE].s, where=path)
 
 
 def segment_nodes(graph_def: GraphDef) -> list[NodeDef]:

@@ -29,7 +29,7 @@ import numpy as np
 from leafport.errors import TargetError
 from leafport.targets.base import Variant
 
-NAME, RUNTIME, Options = "broken", "nothing", object
+NAME, SUFFIX, RUNTIME, Options = "broken", ".broken", "nothing", object
 VARIANTS = {name: Variant(name) for name in ("aborts", "raises", "lies", "absent")}
 available = convert = inspect = broken_claims = lambda *arguments: None
 

@@ -57,8 +57,11 @@ def test_an_unknown_verb_names_the_known_ones() -> None:
     [
         (["export", "nowhere", "--out", "out"], "nowhere is not a classifier"),
         (["verify", "nowhere"], "holds no manifest.json"),
-        (["bench", "nowhere", "--out", "out"], "holds no manifest.json"),
-        (["predict", "nowhere", "photo.jpg"], "neither a classifier's folder nor inside an export folder"),
+        (["bench", "nowhere", "--out", "out"], "nowhere does not exist"),
+        (["bench", ".", "--out", "out"], "holds no manifest.json"),
+        (["predict", "nowhere", "photo.jpg"], "nowhere does not exist"),
+        (["inspect", "nowhere.tflite"], "nowhere.tflite does not exist"),
+        (["inspect", "."], "no model file that leafport can open: their names end in .pb, .tflite"),
         (["evaluate", "nowhere", "--data", "photographs"], "nowhere is not a classifier"),
         (["train", "nowhere", "--out", "out"], "nowhere is not a folder"),
     ],

@@ -181,7 +181,7 @@ def test_inspect_finds_what_apps_need(exported: Exported, variant: str) -> None:
     assert facts.inputs == (TensorFacts("image", "RGB image", (1, HEIGHT, WIDTH, 3)),)
     assert [output.name for output in facts.outputs] == ["classLabel", "classLabel_probs"]
     assert facts.labels == LABELS
-    assert facts.contract_sha256 == contract.sha256
+    assert facts.contract == contract
     assert facts.ops["conv"] == 4
     assert set(facts.weights) == {"float16" if variant == "fp16" else "float32"}
     convolutions_and_dense = 3 * 3 * 3 * 16 + 3 * 3 * 16 + 3 * 3 * 16 * 16 + 16 * 32 + 32 * len(LABELS)

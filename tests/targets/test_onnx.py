@@ -32,7 +32,7 @@ def test_facts(written: Path, classifier: Classifier) -> None:
     assert facts.outputs[0].name == "probabilities"
     assert facts.outputs[0].shape == (None, 3)
     assert facts.labels == classifier.contract.labels
-    assert facts.contract_sha256 == classifier.contract.sha256
+    assert facts.contract == classifier.contract
     assert facts.metadata["license"] == "CC0-1.0"
     assert facts.notes["opset"]["ai.onnx"] == 17
     assert "BatchNormalization" not in facts.ops
@@ -86,6 +86,6 @@ def test_an_operation_onnx_lacks_is_refused(unconvertible_graph: ServingGraph, t
 @pytest.mark.plants
 def test_a_file_made_by_others(shared: Path) -> None:
     facts = onnx.inspect(shared / "reference" / "SqueezeNet_fp16.onnx")
-    assert facts.contract_sha256 is None
+    assert facts.contract is None
     assert facts.ops["Conv"] == 26
     assert "float16" in facts.weights

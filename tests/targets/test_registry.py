@@ -44,6 +44,6 @@ def test_a_broken_plugin_breaks_only_itself(tmp_path: Path, monkeypatch: pytest.
     assert {artifact.target for artifact in registry.select()} == set(registry.BUILT_IN)
     with pytest.raises(TargetError, match="cannot be imported"):
         registry.select(["imports"])
-    with pytest.raises(TargetError, match="lacks RUNTIME, Options"):
+    with pytest.raises(TargetError, match="lacks SUFFIX, RUNTIME, Options"):
         registry.load("half")
     sys.modules.pop("half_a_target", None)

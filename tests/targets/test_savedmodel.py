@@ -44,7 +44,7 @@ def test_facts(written: Path, classifier: Classifier) -> None:
     facts = savedmodel.inspect(written)
     assert savedmodel.broken_claims("", facts, classifier.contract) == []
     assert facts.labels == classifier.contract.labels
-    assert facts.contract_sha256 == classifier.contract.sha256
+    assert facts.contract == classifier.contract
     assert facts.inputs[0].name == "image"
     other = classifier.contract.model_copy(update={"image": classifier.contract.image.model_copy(update={"width": 64})})
     assert savedmodel.broken_claims("", facts, other)

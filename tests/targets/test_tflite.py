@@ -52,7 +52,7 @@ def test_int8_takes_raw_pixels_and_has_no_floats(facts: dict[str, Facts]) -> Non
 def test_labels_and_contract_travel_in_the_file(facts: dict[str, Facts], classifier: Classifier) -> None:
     for found in facts.values():
         assert found.labels == classifier.contract.labels
-        assert found.contract_sha256 == classifier.contract.sha256
+        assert found.contract == classifier.contract
 
 
 def test_another_models_contract_is_noticed(facts: dict[str, Facts], classifier: Classifier) -> None:
@@ -109,4 +109,4 @@ def test_a_file_made_by_others(shared: Path) -> None:
     assert facts.inputs[0].shape == (1, 224, 224, 3)
     assert facts.outputs[0].shape == (1, 1001)
     assert facts.notes["float_ops"] == []
-    assert facts.contract_sha256 is None
+    assert facts.contract is None

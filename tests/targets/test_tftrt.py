@@ -73,7 +73,7 @@ def test_a_written_file_keeps_its_claims(variant: str, written: dict[str, Path],
     facts = tftrt.inspect(written[variant])
     assert tftrt.broken_claims(variant, facts, classifier.contract) == []
     assert facts.labels == classifier.contract.labels
-    assert facts.contract_sha256 == classifier.contract.sha256
+    assert facts.contract == classifier.contract
     assert facts.inputs[0].shape == (None, 32, 32, 3)
     assert facts.outputs[0].shape == (None, 3)
     assert written[variant].name == f"shapes-{variant}.pb"

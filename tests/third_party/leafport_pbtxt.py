@@ -9,6 +9,7 @@ from leafport import files
 from leafport.targets.base import Facts, TensorFacts, Variant, option
 
 NAME = "pbtxt"
+SUFFIX = ".pbtxt"
 VARIANTS = {"text": Variant("the serving graph, readable by people")}
 RUNTIME = "TensorFlow"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from leafport.targets.base import Facts, Variant
 
 NAME = "rogue"
+SUFFIX = ".rogue"
 VARIANTS = {
     name: Variant(name) for name in ("aborts", "sleeps", "eats", "lies", "escapes", "misclassifies", "crashes-later")
 }

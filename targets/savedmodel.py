@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
 
 NAME = "savedmodel"
-SUFFIX = "saved_model.pb"
+GRAPH_FILE = "saved_model.pb"
+SUFFIX = GRAPH_FILE
 VARIANTS = {"": Variant("32-bit floats, any batch size, the signature serving_default")}
 RUNTIME = "TensorFlow"
 SIGNATURE = "serving_default"
@@ -61,7 +62,7 @@ def inspect(path: Path) -> Facts:
     from tensorflow.python.framework import dtypes, tensor_util
 
     version = _version(path)
-    meta_graph = _read(version / SUFFIX, SavedModel).meta_graphs[0]
+    meta_graph = _read(version / GRAPH_FILE, SavedModel).meta_graphs[0]
     signature = meta_graph.signature_def.get(SIGNATURE)
     if signature is None:
         raise ModelError(f"{path} has no signature {SIGNATURE!r}, so nothing can serve it.")
@@ -136,7 +137,7 @@ def _version(path: Path) -> Path:
     """The SavedModel itself: the first version of a servable, or the folder where it is no servable."""
     if path.is_file():
         return path.parent
-    return path if (path / SUFFIX).is_file() else path / "1"
+    return path if (path / GRAPH_FILE).is_file() else path / "1"
 
 
 def _read(path: Path, message: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +14,15 @@ import numpy as np
 from leafport import files, images
 from leafport.contract import Contract
 from leafport.errors import ConversionError
+from leafport.export.graph import INPUT
 from leafport.targets.base import Variant, option
-from leafport.targets.tflite import metadata
+from leafport.targets.tflite import metadata, rounding
+from leafport.targets.tflite.facts import LARGE_WEIGHTS
 
 if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
+
+_ROUNDING_PHOTOGRAPHS, _ROUNDING_BATCH = 64, 8
 
 VARIANTS = {
     "float32": Variant("32-bit floats throughout", also=("fp32",)),
@@ -43,6 +48,9 @@ class Options:
     per_channel_dense: bool = option(
         False, "Quantise dense layers per output channel: needs LiteRT; tflite-runtime 2.14 refuses or misreads it."
     )
+    fit_rounding: bool = option(
+        True, "Round 8-bit weights so that results on the calibration photographs stay, not each to the nearest step."
+    )
 
 
 def available(variant: str) -> str | None:
@@ -61,8 +69,10 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
     """
     import tensorflow as tf
 
-    module = graph.module(batch=1)
-    with tempfile.TemporaryDirectory(dir=out_dir) as saved_model:
+    with tempfile.TemporaryDirectory(dir=out_dir) as scratch:
+        if variant in ("dynamic", "int8") and options.fit_rounding and options.calibration:
+            graph = _rounded(graph, variant, Path(scratch) / "rounded.pb", options)
+        module, saved_model = graph.module(batch=1), str(Path(scratch) / "saved_model")
         tf.saved_model.save(module, saved_model, signatures=module.serve)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -85,6 +95,22 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
     path = out_dir / f"{graph.contract.name}-{variant}.tflite"
     files.write_bytes(path, metadata.attach(model, graph.contract))
     return path
+
+
+def _rounded(graph: ServingGraph, variant: str, path: Path, options: Options) -> ServingGraph:
+    """The graph with its weights on 8-bit steps, written to ``path``."""
+    photographs = options.calibration[:_ROUNDING_PHOTOGRAPHS]
+    batches = images.batches(photographs, graph.contract.image, batch_size=_ROUNDING_BATCH)
+    fed = (pixels.astype(np.float32) for pixels in batches)
+    made = rounding.rounded(
+        graph.graph_def(),
+        fed,
+        INPUT,
+        per_channel_dense=options.per_channel_dense,
+        at_least=LARGE_WEIGHTS if variant == "dynamic" else 0,
+    )
+    files.write_bytes(path, made.SerializeToString(deterministic=True))
+    return dataclasses.replace(graph, path=path)
 
 
 def _calibration(photographs: tuple[Path, ...], contract: Contract) -> Iterator[list[np.ndarray]]:

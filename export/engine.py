@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import math
 import platform
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,14 +26,14 @@ import psutil
 import leafport
 from leafport import classifier, files, process
 from leafport.contract import Contract
-from leafport.errors import LeafportError, OutputError, TargetError, VerificationError
-from leafport.export import manifest, photographs
+from leafport.errors import LeafportError, ModelError, OutputError, TargetError, VerificationError
+from leafport.export import gate, manifest, photographs
+from leafport.export.gate import Gate
 from leafport.export.graph import GRAPH_FILE
 from leafport.export.manifest import Entry, Manifest, Verified
 from leafport.export.photographs import Photographs
 from leafport.process import ProcessError
 from leafport.targets import registry
-from leafport.targets.base import Variant
 from leafport.targets.registry import Artifact
 from leafport.training.data.splits import Splits
 
@@ -64,7 +63,7 @@ class Settings:
         time_limit_s: wall-clock seconds one conversion or comparison may take.
         memory_limit_bytes: resident memory one of their processes may use; None: four fifths of the machine's.
         calibration_images, comparison_images: photographs used at most, balanced over the classes.
-        min_agreement: overrides every variant's own, where given.
+        gate: what is asked of every file.
         options: each target's Options, as field values.
     """
 
@@ -73,7 +72,7 @@ class Settings:
     memory_limit_bytes: int | None = None
     calibration_images: int = 140
     comparison_images: int = 300
-    min_agreement: float | None = None
+    gate: Gate = field(default_factory=Gate)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -120,6 +119,8 @@ def export(
     """
     settings = settings or Settings()
     contract = classifier.load_contract(run)
+    if settings.gate.max_flips is not None and contract.safety is None:
+        raise ModelError(f"{run} names no positive labels, so no flips can be counted: leave --max-flips out.")
     identity = manifest.ClassifierRecord(path=str(run.resolve()), sha256=classifier.digest(run))
     artifacts = registry.select(list(patterns))
     unavailable = _unavailable(artifacts, explicit=bool(patterns))
@@ -180,6 +181,7 @@ class _Engine:
                 "out_dir": str(self.work),
                 "golden": self.chosen.paths(self.chosen.golden),
                 "reference_photos": self.chosen.paths(self.chosen.comparison),
+                "truth": [splits.label_index(photo) for photo in self.chosen.comparison],
                 "reference": str(reference),
             },
             "prepare",
@@ -332,7 +334,7 @@ class _Engine:
 
     def _accept(self, artifact: Artifact, verified: Verified) -> None:
         variant = registry.load(artifact.target).VARIANTS[artifact.variant]
-        if problem := disagreement(artifact.name, variant, verified, self.settings.min_agreement):
+        if problem := gate.problem(artifact.name, variant, verified, self.settings.gate):
             raise VerificationError(problem)
 
     def _fingerprint(self, artifact: Artifact, current: Manifest) -> str:
@@ -346,26 +348,10 @@ class _Engine:
                 "options": dict(self.settings.options.get(artifact.target, {})),
                 "calibration": current.calibration.sha256 if calibrated and current.calibration else None,
                 "comparison": photographs.list_sha256(self.chosen.comparison),
-                "min_agreement": self.settings.min_agreement,
+                "gate": dataclasses.asdict(self.settings.gate),
                 "versions": current.versions,
             }
         )
-
-
-def disagreement(name: str, variant: Variant, verified: Verified, min_agreement: float | None = None) -> str | None:
-    """Why an artifact's answers are too far from the classifier's, or None.
-
-    The number of photographs allowed to differ is rounded up, so that one tie among a few does not condemn a file.
-    """
-    least = variant.min_agreement if min_agreement is None else min_agreement
-    differ = round((1 - verified.top1_agreement) * verified.images)
-    if differ <= math.ceil((1 - least) * verified.images):
-        return None
-    return (
-        f"{name} names another class than the classifier on {differ} of {verified.images} photographs "
-        f"({verified.top1_agreement:.1%} agreement, at least {least:.0%} wanted). "
-        "Train longer, calibrate on more photographs, or lower --min-agreement knowingly."
-    )
 
 
 def takes_calibration(target: str) -> bool:

@@ -21,8 +21,11 @@ class _Record(BaseModel):
 class Verified(_Record):
     """How a written file's answers compare with the classifier's on the same photographs.
 
-    ``flips_to_safe`` counts photographs the classifier calls positive (poisonous) at its threshold and the file does
-    not; None where the contract names no positive labels.
+    Attributes:
+        flips_to_safe: photographs the classifier calls positive (poisonous) at its threshold and the file does not;
+            None where the contract names no positive labels.
+        top1, reference_top1: how often the file and the classifier are right; None where the truth is not known.
+        confidence_drift: by how much the file is surer of its top class than the classifier is of its own, on average.
     """
 
     images: int
@@ -30,6 +33,14 @@ class Verified(_Record):
     max_abs_diff: float
     flips_to_safe: int | None
     executed_by: str
+    top1: float | None = None
+    reference_top1: float | None = None
+    confidence_drift: float | None = None
+
+    @property
+    def top1_drop(self) -> float | None:
+        """The accuracy that the file has lost, as a share; None where the truth is not known."""
+        return None if self.top1 is None or self.reference_top1 is None else self.reference_top1 - self.top1
 
 
 class Entry(_Record):

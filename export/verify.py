@@ -18,8 +18,8 @@ from PIL import Image
 from leafport import files, process
 from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError
-from leafport.export import manifest, worker
-from leafport.export.engine import disagreement
+from leafport.export import gate, manifest, worker
+from leafport.export.gate import Gate
 from leafport.export.manifest import Entry, Manifest, Verified
 from leafport.targets import registry
 
@@ -138,4 +138,4 @@ def _artifact_finding(
     except LeafportError as problem:
         return Finding(name, str(problem))
     verified = Verified(**outcome.value)
-    return Finding(name, disagreement(name, variant, verified), verified)
+    return Finding(name, gate.problem(name, variant, verified, Gate()), verified)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,20 @@ from leafport.targets import registry
 from leafport.targets.base import Facts
 
 
-def prepare(run: str, out_dir: str, golden: list[str], reference_photos: list[str], reference: str) -> dict[str, Any]:
+def prepare(
+    run: str, out_dir: str, golden: list[str], reference_photos: list[str], truth: list[int], reference: str
+) -> dict[str, Any]:
     """All that needs the Keras model: the serving graph, the golden images, and the answers to compare with.
 
-    Writes ``out_dir/graph/``, ``out_dir/golden/`` and the array file ``reference`` (see ``save_reference``).
-    Returns the graph's figures.
+    ``truth`` has the index of the right label of each reference photograph. Writes ``out_dir/graph/``,
+    ``out_dir/golden/`` and the array file ``reference`` (see ``save_reference``). Returns the graph's figures.
     """
     classifier = Classifier.load(run)
     exports = Path(out_dir)
     graph.build(classifier, exports / "graph")
     _write_golden(classifier, [Path(path) for path in golden], exports / "golden")
     pixels = np.concatenate(list(images.batches(map(Path, reference_photos), classifier.contract.image)))
-    save_reference(Path(reference), pixels, classifier.predict(pixels))
+    save_reference(Path(reference), pixels, classifier.predict(pixels), truth)
     return graph.read_facts(exports / "graph")
 
 
@@ -69,7 +72,7 @@ def compare(target: str, path: str, contract: dict[str, Any], reference: str, th
     is no list of probabilities.
     """
     terms = Contract.from_json(contract)
-    pixels, expected = load_reference(Path(reference))
+    pixels, expected, truth = load_reference(Path(reference))
     runner = registry.load(target).runner(Path(path), terms, threads)
     found = np.concatenate([runner.predict(pixels[start : start + 32]) for start in range(0, len(pixels), 32)])
     if found.shape != expected.shape or not np.isfinite(found).all():
@@ -84,19 +87,25 @@ def compare(target: str, path: str, contract: dict[str, Any], reference: str, th
         "max_abs_diff": float(np.abs(found - expected).max()),
         "flips_to_safe": flips,
         "executed_by": runner.executes,
+        "top1": float((found.argmax(axis=1) == truth).mean()) if len(truth) else None,
+        "reference_top1": float((expected.argmax(axis=1) == truth).mean()) if len(truth) else None,
+        "confidence_drift": float(found.max(axis=1).mean() - expected.max(axis=1).mean()),
     }
 
 
-def save_reference(path: Path, pixels: np.ndarray, probabilities: np.ndarray) -> None:
-    """Keep photographs (uint8 [N, H, W, 3]) and the classifier's probabilities (float32 [N, classes]) together."""
+def save_reference(path: Path, pixels: np.ndarray, probabilities: np.ndarray, truth: Sequence[int] = ()) -> None:
+    """Keep photographs (uint8 [N, H, W, 3]) with the classifier's probabilities (float32 [N, classes]).
+
+    ``truth`` has the index of the right label of each, or nothing where that is not known.
+    """
     with files.staged(path) as staging, staging.open("wb") as stream:
-        np.savez(stream, pixels=pixels, probabilities=probabilities)
+        np.savez(stream, pixels=pixels, probabilities=probabilities, truth=np.array(truth, np.int64))
 
 
-def load_reference(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def load_reference(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What ``save_reference`` kept."""
     with np.load(path, allow_pickle=False) as arrays:
-        return arrays["pixels"], arrays["probabilities"]
+        return arrays["pixels"], arrays["probabilities"], arrays["truth"]
 
 
 def refuse_broken_claims(broken: list[str], name: str) -> None:

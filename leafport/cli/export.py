@@ -15,6 +15,7 @@ import click
 from leafport.errors import TargetError
 from leafport.export import engine
 from leafport.export.engine import Event, Settings
+from leafport.export.gate import Gate
 from leafport.export.manifest import Entry, Manifest
 from leafport.targets import registry
 from leafport.targets.registry import Artifact
@@ -74,6 +75,17 @@ def shared_options(function: Any) -> Any:
             type=click.FloatRange(0, 1),
             help="Share of those photographs with an equal top class.  [default: each variant's own]",
         ),
+        click.option(
+            "--max-drop",
+            metavar="POINTS",
+            type=click.FloatRange(0, 100),
+            help="Percentage points of top-1 that a file may lose on them.  [default: any]",
+        ),
+        click.option(
+            "--max-flips",
+            type=click.IntRange(0),
+            help="How many of them a file may let pass that the classifier calls dangerous.  [default: any]",
+        ),
         click.option("--overwrite", is_flag=True, help="Replace the exports of another classifier in --out."),
         click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of a table."),
     ]
@@ -127,6 +139,8 @@ def _export(
     calibration_images: int,
     comparison_images: int,
     min_agreement: float | None,
+    max_drop: float | None,
+    max_flips: int | None,
     overwrite: bool,
     as_json: bool,
     **flags: Any,
@@ -141,7 +155,7 @@ def _export(
         memory_limit_bytes=int(memory_limit * 2**30) if memory_limit else None,
         calibration_images=calibration_images,
         comparison_images=comparison_images,
-        min_agreement=min_agreement,
+        gate=Gate(min_agreement, None if max_drop is None else max_drop / 100, max_flips),
         options=options,
     )
     with showing(len(registry.select(patterns))) as listener:
@@ -198,13 +212,15 @@ def show(made: Manifest, out: Path) -> None:
     """The table at the end, and the next command."""
     from leafport.cli import terminal
 
-    table = terminal.table("artifact", "size>", "agreement>", "max diff>", "to safe>", "took>", "memory>")
+    table = terminal.table("artifact", "size>", "agreement>", "top-1>", "max diff>", "to safe>", "took>", "memory>")
     for name, entry in made.artifacts.items():
         table.add_row(*_row(name, entry))
     terminal.out.print(table)
     images = next((entry.verified.images for entry in made.artifacts.values() if entry.verified), 0)
+    reference = next((entry.verified.reference_top1 for entry in made.artifacts.values() if entry.verified), None)
+    right = "" if reference is None else f" (the classifier: {reference:.1%})"
     terminal.out.print(
-        f"\nAgreement: the same top class as the classifier on {images} photographs. "
+        f"\nAgreement: the same top class as the classifier on {images} photographs; top-1: the right one{right}. "
         "To safe: photographs it calls positive and the file does not.",
         soft_wrap=True,
     )
@@ -215,12 +231,13 @@ def _row(name: str, entry: Entry) -> list[str]:
     from leafport.cli import terminal
 
     if entry.status != "ok" or entry.verified is None:
-        return [name, entry.status, *[""] * 5]
+        return [name, entry.status, *[""] * 6]
     verified = entry.verified
     return [
         name,
         terminal.size(entry.bytes or 0),
         f"{verified.top1_agreement:.1%}",
+        "–" if verified.top1 is None else f"{verified.top1:.1%}",
         f"{verified.max_abs_diff:.1e}",
         "–" if verified.flips_to_safe is None else str(verified.flips_to_safe),
         terminal.seconds(entry.seconds or 0),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from leafport import files
 from leafport.errors import DataError, ModelError, OutputError, TargetError
 from leafport.export import engine, manifest
 from leafport.export.engine import Event, Settings
+from leafport.export.gate import Gate
 from leafport.export.verify import verify
 from leafport.targets import registry
 
@@ -42,6 +44,28 @@ def test_float_artifacts_agree_to_rounding(exports: Path) -> None:
         assert entry.verified
         limit = {"tflite-dynamic": 0.2, "tflite-int8": 0.2, "tflite-float16": 0.01, "coreml-fp16": 0.02}.get(name, 1e-5)
         assert entry.verified.max_abs_diff < limit, name
+
+
+def test_a_file_that_misses_the_gate_does_not_appear(run: Path, tmp_path: Path) -> None:
+    asked = dataclasses.replace(FEW, gate=Gate(max_drop=-1.0))  # No file gains so much.
+    made = engine.export(run, tmp_path / "out", ["tflite-float32"], settings=asked)
+    entry = made.artifacts["tflite-float32"]
+    assert entry.status == "failed"
+    assert entry.reason and "loses 0.0 points of top-1, at most -100 allowed (--max-drop)" in entry.reason
+    assert not list((tmp_path / "out").rglob("*.tflite"))
+    made = engine.export(run, tmp_path / "out", ["tflite-float32"], settings=FEW)
+    found = made.artifacts["tflite-float32"].verified
+    assert found and found.top1 == found.reference_top1
+    assert found.confidence_drift == pytest.approx(0, abs=1e-6)
+
+
+def test_flips_cannot_be_asked_of_a_model_without_positives(run: Path, tmp_path: Path) -> None:
+    harmless = shutil.copytree(run, tmp_path / "run")
+    value = json.loads((harmless / "classifier.json").read_text())
+    (harmless / "classifier.json").write_text(json.dumps({**value, "safety": None}))
+    with pytest.raises(ModelError, match="names no positive labels"):
+        engine.export(harmless, tmp_path / "out", settings=Settings(gate=Gate(max_flips=0)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_calibration_and_comparison_never_meet(run: Path) -> None:

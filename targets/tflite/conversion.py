@@ -16,13 +16,13 @@ from leafport.contract import Contract
 from leafport.errors import ConversionError
 from leafport.export.graph import INPUT
 from leafport.targets.base import Variant, option
-from leafport.targets.tflite import metadata, rounding
+from leafport.targets.tflite import logits, metadata, rounding
 from leafport.targets.tflite.facts import LARGE_WEIGHTS
 
 if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
 
-_ROUNDING_PHOTOGRAPHS, _ROUNDING_BATCH = 64, 8
+_ROUNDING_PHOTOGRAPHS, _BATCH = 64, 8
 
 VARIANTS = {
     "float32": Variant("32-bit floats throughout", also=("fp32",)),
@@ -49,7 +49,7 @@ class Options:
         False, "Quantise dense layers per output channel: needs LiteRT; tflite-runtime 2.14 refuses or misreads it."
     )
     fit_rounding: bool = option(
-        True, "Round 8-bit weights so that results on the calibration photographs stay, not each to the nearest step."
+        True, "Choose 8-bit weights, and the steps of logits, so that results on the calibration photographs stay."
     )
 
 
@@ -70,9 +70,10 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(dir=out_dir) as scratch:
+        converted = graph
         if variant in ("dynamic", "int8") and options.fit_rounding and options.calibration:
-            graph = _rounded(graph, variant, Path(scratch) / "rounded.pb", options)
-        module, saved_model = graph.module(batch=1), str(Path(scratch) / "saved_model")
+            converted = _rounded(graph, variant, Path(scratch) / "rounded.pb", options)
+        module, saved_model = converted.module(batch=1), str(Path(scratch) / "saved_model")
         tf.saved_model.save(module, saved_model, signatures=module.serve)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -92,6 +93,8 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
             model = converter.convert()
         except Exception as problem:  # The converter raises its own kinds and plain ones alike.
             raise ConversionError(f"The TFLite converter refused the graph: {problem}") from problem
+        if variant == "int8" and options.fit_rounding:
+            model = _with_finer_logits(model, graph, options)
     path = out_dir / f"{graph.contract.name}-{variant}.tflite"
     files.write_bytes(path, metadata.attach(model, graph.contract))
     return path
@@ -99,18 +102,33 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
 
 def _rounded(graph: ServingGraph, variant: str, path: Path, options: Options) -> ServingGraph:
     """The graph with its weights on 8-bit steps, written to ``path``."""
-    photographs = options.calibration[:_ROUNDING_PHOTOGRAPHS]
-    batches = images.batches(photographs, graph.contract.image, batch_size=_ROUNDING_BATCH)
-    fed = (pixels.astype(np.float32) for pixels in batches)
     made = rounding.rounded(
         graph.graph_def(),
-        fed,
+        _fed(options.calibration[:_ROUNDING_PHOTOGRAPHS], graph.contract),
         INPUT,
         per_channel_dense=options.per_channel_dense,
         at_least=LARGE_WEIGHTS if variant == "dynamic" else 0,
     )
     files.write_bytes(path, made.SerializeToString(deterministic=True))
     return dataclasses.replace(graph, path=path)
+
+
+def _with_finer_logits(model: bytes, graph: ServingGraph, options: Options) -> bytes:
+    """The same int8 file with the steps of its logits where they matter; unchanged where it has no single softmax."""
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    found = logits.of_graph(graph.graph_def(), _fed(options.calibration, graph.contract), INPUT)
+    parsed = flatbuffer_utils.convert_bytearray_to_object(model)
+    if found is None or not logits.set_range(parsed, schema, *logits.best_range(found)):
+        return model
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
+
+
+def _fed(photographs: tuple[Path, ...], contract: Contract) -> Iterator[np.ndarray]:
+    """Photographs as the serving graph takes them, a few at a time."""
+    batches = images.batches(photographs, contract.image, batch_size=_BATCH)
+    return (pixels.astype(np.float32) for pixels in batches)
 
 
 def _calibration(photographs: tuple[Path, ...], contract: Contract) -> Iterator[list[np.ndarray]]:

@@ -24,7 +24,7 @@ from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError, TargetError
 from leafport.export import inspection
 from leafport.export import manifest as manifests
-from leafport.export.inspection import Scaling
+from leafport.export.inspection import Inspection, Scaling
 from leafport.export.manifest import Manifest
 from leafport.targets import registry
 from leafport.training.data.splits import Splits
@@ -43,6 +43,7 @@ def bench(
     artifacts: Sequence[str] = (),
     limit: int | None = None,
     classifier: Path | None = None,
+    peers: Sequence[Path] = (),
     labels: Path | None = None,
     scaling: Scaling | None = None,
     time_limit_s: float = TIME_LIMIT_S,
@@ -58,7 +59,8 @@ def bench(
         artifacts: targets or artifacts to measure ("tflite", "onnx-float32"); all when empty.
         limit: use at most so many photographs, the classes as even as they can be.
         classifier: the classifier's folder, where it is no longer where the manifest says.
-        labels, scaling: what a single file does not say itself, see ``inspection.Inspection``.
+        peers: other files with the same labels, to be measured beside them.
+        labels, scaling: what a single file, or a peer, does not say itself; see ``inspection.Inspection``.
         time_limit_s: seconds after which an artifact's process is ended.
         progress: called with (what is being done, done, in all).
 
@@ -78,13 +80,14 @@ def bench(
         out.mkdir(parents=True, exist_ok=True)
         (out / LOG_FILE).write_text("")
     with tempfile.TemporaryDirectory(prefix="leafport-bench-") as folder:
-        work = _Work(contract, photographs, Path(folder), out / LOG_FILE, threads, time_limit_s, subject.scaling)
+        work = _Work(contract, photographs, Path(folder), out / LOG_FILE, threads, time_limit_s)
         decode(photographs.paths, contract.image, work.images, progress=progress)
         here = machine()
+        candidates = [*subject.candidates, *(_peer(path, contract, scaling) for path in peers)]
         rows = []
-        for done, (head, path) in enumerate(subject.candidates):
-            progress(f"Measuring {head['name']}", done, len(subject.candidates))
-            rows.append(work.row(head, path) if path else Artifact(**head, valid=False))
+        for done, candidate in enumerate(candidates):
+            progress(f"Measuring {candidate.head['name']}", done, len(candidates))
+            rows.append(work.row(candidate))
         progress("Measured", len(rows), len(rows))
     report = Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -93,37 +96,43 @@ def bench(
         contract=ContractRecord.of(contract),
         data=photographs.data,
         threads=threads,
-        artifacts=tuple(rows),
+        artifacts=tuple(rows[: len(subject.candidates)]),
+        peers=tuple(rows[len(subject.candidates) :]),
     )
     views.render([report], out)
     return report
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What is to be measured.
+class _Candidate:
+    """A row to be: its first fields, its file, and what becomes of a pixel before that takes it (None: nothing).
 
-    Attributes:
-        splits: what the model has seen; None where there is no record of it.
-        candidates: of each row its first fields and its file; no file where the fields say why it has none.
-        scaling: what becomes of a pixel before a file takes it; None for all that leafport wrote.
+    Without a file the fields say why it has none.
     """
+
+    head: dict[str, Any]
+    path: Path | None
+    scaling: Scaling | None = None
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is to be measured; ``splits`` are what the model has seen, None where there is no record of it."""
 
     contract: Contract
     splits: Splits | None
-    candidates: tuple[tuple[dict[str, Any], Path | None], ...]
-    scaling: Scaling | None = None
+    candidates: tuple[_Candidate, ...]
 
 
 def _exported(exports: Path, artifacts: Sequence[str], classifier: Path | None) -> _Subject:
     """An export folder: the Keras model, and every artifact that is asked for."""
     manifest = manifests.read(exports)
     names = _names(manifest, exports, artifacts)
-    keras = {"name": KERAS, "target": KERAS, "variant": ""}
+    keras = _Candidate({"name": KERAS, "target": KERAS, "variant": ""}, _classifier(manifest, classifier))
     return _Subject(
         contract=manifest.contract,
         splits=Splits.load(exports / SPLITS_FILE) if (exports / SPLITS_FILE).is_file() else None,
-        candidates=((keras, _classifier(manifest, classifier)), *(_entry(manifest, exports, name) for name in names)),
+        candidates=(keras, *(_entry(manifest, exports, name) for name in names)),
     )
 
 
@@ -132,8 +141,27 @@ def _lone(path: Path, labels: Path | None, scaling: Scaling | None) -> _Subject:
     found = inspection.inspect(path)
     if found.broken:
         raise ModelError(f"{path} is not what its name claims: {'; '.join(found.broken)}.")
-    head = {"name": path.stem, "target": found.target, "variant": found.variant or "", "sha256": files.sha256(path)}
-    return _Subject(found.contract(labels), None, ((head, path),), found.scaling(scaling))
+    candidate = _Candidate(_head(found), path, found.scaling(scaling))
+    return _Subject(found.contract(labels), None, (candidate,))
+
+
+def _peer(path: Path, contract: Contract, scaling: Scaling | None) -> _Candidate:
+    """A file to compare with, fed with the same photographs; one that cannot be says why."""
+    try:
+        found = inspection.inspect(path)
+        if found.broken:
+            raise ModelError(f"it is not what its name claims: {'; '.join(found.broken)}")
+        found.require(contract)
+        return _Candidate(_head(found), path, found.scaling(None if found.takes_bytes else scaling))
+    except ModelError as problem:
+        head = {"name": path.stem, "target": "", "variant": ""}
+        return _Candidate({**head, "invalid_reason": _without_paths(str(problem), path.parent)}, None)
+
+
+def _head(found: Inspection) -> dict[str, Any]:
+    """The first fields of a single file's row."""
+    sha256 = files.sha256(found.path)
+    return {"name": found.path.stem, "target": found.target, "variant": found.variant or "", "sha256": sha256}
 
 
 class _Work:
@@ -147,7 +175,6 @@ class _Work:
         log: Path,
         threads: int,
         time_limit_s: float,
-        scaling: Scaling | None,
     ) -> None:
         self.images = folder / "images.npy"
         self._contract = contract
@@ -156,28 +183,30 @@ class _Work:
         self._log = log
         self._threads = threads
         self._time_limit_s = time_limit_s
-        self._scaling = dataclasses.asdict(scaling) if scaling else None
         self._reference: np.ndarray | None = None
 
-    def row(self, head: dict[str, Any], path: Path) -> Artifact:
-        """The row of the artifact at ``path``, with its figures or the reason why it has none."""
+    def row(self, candidate: _Candidate) -> Artifact:
+        """A candidate's row, with its figures or the reason why it has none."""
+        head, path = candidate.head, candidate.path
+        if path is None:
+            return Artifact(**head, valid=False)
         figures: dict[str, Any] = {}
         try:
             figures |= _sizes(path, keras=head["target"] == KERAS)
-            figures |= self._measured(head["target"], path)
+            figures |= self._measured(head["target"], path, candidate.scaling)
             return Artifact(**head, **figures, valid=True)
         except (LeafportError, OSError) as problem:
             reason = _without_paths(str(problem), path, self._log.parent, self.images.parent)
             return Artifact(**head, **figures, valid=False, invalid_reason=reason)
 
-    def _measured(self, target: str, path: Path) -> dict[str, Any]:
+    def _measured(self, target: str, path: Path, scaling: Scaling | None) -> dict[str, Any]:
         figures = process.call(
             "leafport.benchmarks.measure:measure",
             {
                 "target": target,
                 "path": str(path),
                 "contract": self._contract.to_json(),
-                "scaling": self._scaling,
+                "scaling": dataclasses.asdict(scaling) if scaling else None,
                 "threads": self._threads,
                 "images": str(self.images),
                 "answers": str(self._answers),
@@ -202,18 +231,19 @@ class _Work:
         }
 
 
-def _entry(manifest: Manifest, exports: Path, name: str) -> tuple[dict[str, Any], Path | None]:
+def _entry(manifest: Manifest, exports: Path, name: str) -> _Candidate:
     """One artifact of an export folder, as a candidate."""
     entry = manifest.artifacts[name]
     head: dict[str, Any] = {"name": name, "target": entry.target, "variant": entry.variant, "sha256": entry.sha256}
     if entry.status != "ok":
-        return {**head, "invalid_reason": _without_paths(f"not exported: {entry.reason}", exports)}, None
+        return _Candidate({**head, "invalid_reason": _without_paths(f"not exported: {entry.reason}", exports)}, None)
     path = manifest.artifact_path(exports, name)
     if not path.exists():
-        return {**head, "invalid_reason": f"{entry.path} is not there any more: export again"}, None
+        return _Candidate({**head, "invalid_reason": f"{entry.path} is not there any more: export again"}, None)
     if files.sha256(path) != entry.sha256:
-        return {**head, "invalid_reason": f"{entry.path} is not the file the manifest describes: export again"}, None
-    return head, path
+        reason = f"{entry.path} is not the file the manifest describes: export again"
+        return _Candidate({**head, "invalid_reason": reason}, None)
+    return _Candidate(head, path)
 
 
 def _names(manifest: Manifest, exports: Path, patterns: Sequence[str]) -> list[str]:

@@ -130,7 +130,7 @@ def plot(report: Report, width: float = 1160.0, field_height: float = 400.0) -> 
 
 def strips(report: Report) -> Strips | None:
     """Every timed artifact's latencies along one logarithmic axis; None when nothing was timed."""
-    timed = [row for row in report.artifacts if row.valid and row.latency_ms]
+    timed = [row for row in report.rows if row.valid and row.latency_ms]
     if not timed:
         return None
     axis = _Axis(
@@ -263,7 +263,7 @@ def _mark(
 
 
 def _slot(report: Report, row: Artifact) -> int:
-    return slot(row.target, [other.target for other in report.artifacts])
+    return slot(row.target, [other.target for other in report.rows])
 
 
 def _text_width(row: Artifact) -> float:

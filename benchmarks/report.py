@@ -197,6 +197,11 @@ class Report(_Record):
     artifacts: tuple[Artifact, ...] = Field(min_length=1)
 
     @property
+    def rows(self) -> tuple[Artifact, ...]:
+        """All that was measured: the artifacts, then the peers."""
+        return (*self.artifacts, *self.peers)
+
+    @property
     def keras(self) -> Artifact | None:
         """The Keras model's own row, where it was measured."""
         return next((row for row in self.artifacts if row.name == KERAS and row.valid), None)

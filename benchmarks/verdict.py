@@ -114,7 +114,7 @@ def remarks(report: Report) -> list[str]:
             f"Other work used {percent(report.machine.busy)} of the processors when measuring began: "
             "latencies are upper bounds."
         )
-    if shaky := [row.name for row in report.artifacts if unsteady(row)]:
+    if shaky := [row.name for row in report.rows if unsteady(row)]:
         found.append(
             f"The latency of {listed(shaky)} was unsteady: a tenth of it was over {UNSTEADY} times the median."
         )
@@ -128,7 +128,7 @@ def remarks(report: Report) -> list[str]:
 def untimed(report: Report) -> list[tuple[str, list[str]]]:
     """Why latency is missing, and of which artifacts."""
     why: dict[str, list[str]] = defaultdict(list)
-    for row in report.artifacts:
+    for row in report.rows:
         if row.valid and row.latency_ms is None:
             why[sentence_of(row.latency_reason or "No reason is given")].append(row.name)
     return list(why.items())

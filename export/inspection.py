@@ -84,7 +84,7 @@ class Inspection:
             return self.facts.contract
         height, width = self._image_size()
         names = _read_labels(labels) if labels else self.facts.labels
-        outputs = self.facts.outputs[0].shape[-1] if self.facts.outputs and self.facts.outputs[0].shape else None
+        outputs = self._outputs()
         if names is None:
             raise ModelError(f"{self.path} carries no labels. Say what its {outputs} outputs mean: --labels FILE.")
         if len(names) != outputs:
@@ -104,6 +104,11 @@ class Inspection:
             where=self.path,
         )
 
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether it takes pixels as they are, because there is no other way to feed it."""
+        return bool(self.facts.inputs) and self.facts.inputs[0].dtype in ("uint8", "RGB image")
+
     def scaling(self, given: Scaling | None = None) -> Scaling | None:
         """What becomes of a pixel before the file takes it; None where it takes pixels as they are.
 
@@ -111,7 +116,7 @@ class Inspection:
             ModelError: the file does not say, and nothing is given; or it takes bytes, and something is.
         """
         dtype = self.facts.inputs[0].dtype if self.facts.inputs else "nothing"
-        if dtype in ("uint8", "RGB image"):
+        if self.takes_bytes:
             if given is not None:
                 raise ModelError(f"{self.path} takes pixels as they are (uint8): there is nothing to scale.")
             return None
@@ -124,6 +129,18 @@ class Inspection:
                 "127.5,127.5 for -1 to 1."
             )
         return Scaling(mean=tuple(said[0]), std=tuple(said[1]))
+
+    def require(self, contract: Contract) -> None:
+        """Raise ModelError unless the file takes photographs of the contract's size and names as many labels."""
+        image, size, outputs = contract.image, self._image_size(), self._outputs()
+        if size != (image.height, image.width) or outputs != len(contract.labels):
+            raise ModelError(
+                f"{self.path} takes {size[1]} x {size[0]} pixels and has {outputs} outputs, "
+                f"not {image.width} x {image.height} and {len(contract.labels)}."
+            )
+
+    def _outputs(self) -> int | None:
+        return self.facts.outputs[0].shape[-1] if self.facts.outputs and self.facts.outputs[0].shape else None
 
     def _image_size(self) -> tuple[int, int]:
         if len(self.facts.inputs) == 1:

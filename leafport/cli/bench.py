@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(1), help="Use at most so many photographs, balanced over the folders.")
 @click.option("--classifier", type=click.Path(path_type=Path), help="The classifier's folder, if it was moved.")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Another file with the same labels to measure beside them; may be given several times.",
+)
 @lone_file.labels
 @lone_file.scaling
 @click.option("--time-limit", default=3600.0, show_default=True, help="Seconds one artifact may take.")
@@ -48,6 +55,7 @@ def command(
     artifacts: tuple[str, ...],
     limit: int | None,
     classifier: Path | None,
+    peers: tuple[Path, ...],
     labels: Path | None,
     scaling: Scaling | None,
     time_limit: float,
@@ -71,6 +79,7 @@ def command(
             artifacts=artifacts,
             limit=limit,
             classifier=classifier,
+            peers=peers,
             labels=labels,
             scaling=scaling,
             time_limit_s=time_limit,
@@ -80,7 +89,7 @@ def command(
         click.echo(json.dumps(schema.to_json([report]), indent=2, ensure_ascii=False))
     else:
         show(report, out)
-    if any(not row.valid for row in report.artifacts):
+    if any(not row.valid for row in report.rows):
         sys.exit(1)
 
 
@@ -105,7 +114,7 @@ def show(report: Report, out: Path) -> None:
     table = terminal.table(*names, *(["recall>", "lost>"] if safe else []))
     for column in table.columns:
         column.no_wrap = True
-    for row in report.artifacts:
+    for row in report.rows:
         if row.valid:
             table.add_row(*_cells(row, safe))
     terminal.out.print(table)
@@ -113,7 +122,7 @@ def show(report: Report, out: Path) -> None:
     if safe:
         keys += " Recall: dangerous photographs found. Lost: called dangerous by Keras and not by the file."
     terminal.out.print(f"\n{keys}", style="dim")
-    for row in report.artifacts:
+    for row in report.rows:
         if not row.valid:
             terminal.out.print(f"{row.name} was not measured: {row.invalid_reason}", style="red", markup=False)
     for reason, untimed in verdict.untimed(report):

@@ -35,6 +35,18 @@ def plain(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
+def tflite_of_another_size(tmp_path: Path) -> Path:
+    import keras
+    import tensorflow as tf
+
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((24, 24, 3)), layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")])
+    path = tmp_path / "another.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    return path
+
+
+@pytest.fixture
 def labels(classifier: Classifier, tmp_path: Path) -> Path:
     path = tmp_path / "labels.txt"
     path.write_text("\n".join(classifier.contract.labels))
@@ -143,6 +155,29 @@ def test_another_file_is_measured_and_asked(
     expected = classifier.predict(images.read(photographs[0], classifier.contract.image)[None])[0]
     assert answer["top"][0]["label"] == classifier.contract.labels[expected.argmax()]
     assert answer["top"][0]["probability"] == pytest.approx(expected.max(), abs=1e-4)
+
+
+def test_other_files_are_measured_beside_ours(
+    exports: Path, plain: Path, tmp_path: Path, tflite_of_another_size: Path
+) -> None:
+    report = bench(
+        exports,
+        None,
+        tmp_path / "out",
+        artifacts=["tflite-int8"],
+        peers=[plain, exports / "tflite" / "shapes-dynamic.tflite", tflite_of_another_size],
+        scaling=Scaling((0.0,), (1.0,)),
+    )
+    assert [row.name for row in report.artifacts] == ["keras", "tflite-int8"]
+    ours, dynamic, other = report.peers
+    assert (ours.name, dynamic.name) == ("Shapes v1", "shapes-dynamic")
+    assert ours.agreement and ours.agreement.top1 == 1
+    assert ours.latency_ms and dynamic.latency_ms
+    assert not other.valid
+    assert other.invalid_reason and "takes 24 x 24 pixels and has 3 outputs, not 32 x 32 and 3" in other.invalid_reason
+    for view in ("report.md", "report.html"):
+        text = (tmp_path / "out" / view).read_text()
+        assert "Shapes v1" in text and "for comparison" in text
 
 
 def test_scaling_is_what_the_file_is_fed_with(

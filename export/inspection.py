@@ -128,7 +128,10 @@ class Inspection:
                 "MEAN,STD, which makes (pixel - MEAN) / STD: 0,1 for pixels as they are, 0,255 for 0 to 1, "
                 "127.5,127.5 for -1 to 1."
             )
-        return Scaling(mean=tuple(said[0]), std=tuple(said[1]))
+        mean, std = map(tuple, said)
+        if {len(mean), len(std)} - {1, 3} or not min(std) > 0:
+            raise ModelError(f"{self.path} has no sensible scaling in its metadata (mean {mean}, std {std}).")
+        return Scaling(mean, std)
 
     def require(self, contract: Contract) -> None:
         """Raise ModelError unless the file takes photographs of the contract's size and names as many labels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -125,6 +126,26 @@ def test_what_another_file_does_not_say_must_be_said(plain: Path, classifier: Cl
     labels.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelError, match="no text in UTF-8"):
         found.contract(labels)
+
+
+@pytest.mark.parametrize(
+    ("said", "scaling"),
+    [
+        ([[127.5], [127.5]], Scaling((127.5,), (127.5,))),
+        ([[1.0, 2.0, 3.0], [1.0]], Scaling((1.0, 2.0, 3.0), (1.0,))),
+        ([[0.0], [0.0]], None),
+        ([[0.0], []], None),
+        ([[0.0, 0.0], [1.0, 1.0]], None),
+    ],
+)
+def test_scaling_in_the_metadata(plain: Path, said: list[list[float]], scaling: Scaling | None) -> None:
+    found = inspection.inspect(plain)
+    found = dataclasses.replace(found, facts=dataclasses.replace(found.facts, notes={"normalisation": said}))
+    if scaling:
+        assert found.scaling() == scaling
+    else:
+        with pytest.raises(ModelError, match="no sensible scaling"):
+            found.scaling()
 
 
 def test_bytes_are_never_scaled(exports: Path) -> None:

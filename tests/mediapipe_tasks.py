@@ -1,9 +1,16 @@
-"""What MediaPipe Tasks, a client that apps use, makes of a .tflite file: it reads scaling and labels out of it."""
+"""What MediaPipe Tasks, a client that apps use, makes of a .tflite file: it reads scaling and labels out of it.
+
+    python tests/mediapipe_tasks.py EXPORTS…
+
+Prints, for every .tflite file of each export folder, the share of its test photographs to which MediaPipe gives the
+label that LiteRT's largest answer stands for.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -39,3 +46,25 @@ def answers(python: Path, path: Path, pixels: np.ndarray) -> list[dict[str, floa
         raise RuntimeError(f"{NAME} refuses {path.name}: {finished.stderr[-2000:]}")
     found: list[dict[str, float]] = json.loads(finished.stdout.splitlines()[-1])
     return found
+
+
+def main() -> int:
+    from environments import interpreter
+    from old_tflite import new_answers, some_photographs, tflite_files
+
+    python = interpreter(NAME)
+    if python is None or len(sys.argv) < 2:
+        print("usage: python tests/mediapipe_tasks.py EXPORTS…   (after make environments)", file=sys.stderr)
+        return 2
+    for folder in map(Path, sys.argv[1:]):
+        pixels, labels = some_photographs(folder, 10_000)
+        for variant, path in tflite_files(folder).items():
+            expected = [labels[index] for index in new_answers(path, pixels, xnnpack=True).argmax(1)]
+            found = [max(scores, key=lambda label: scores[label]) for scores in answers(python, path, pixels)]
+            same = np.mean([one == other for one, other in zip(found, expected, strict=True)])
+            print(f"{folder.name} {variant}, {len(pixels)} photographs: {same:.1%}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

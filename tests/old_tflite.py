@@ -2,8 +2,8 @@
 
     python tests/old_tflite.py EXPORTS…
 
-Prints, for the int8 and dynamic files of each export folder, the share of 200 test photographs with the same top class:
-with LiteRT's own kernels, and with XNNPACK, its default.
+Prints, for every .tflite file of each export folder, the share of 200 test photographs with the same top class: with
+LiteRT's own kernels, and with XNNPACK, its default.
 """
 
 from __future__ import annotations
@@ -66,30 +66,44 @@ def new_answers(path: Path, pixels: np.ndarray, *, xnnpack: bool) -> np.ndarray:
     return np.stack(rows)
 
 
-def main() -> int:
-    from environments import interpreter
-
+def some_photographs(folder: Path, most: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Pixels (uint8 [N, H, W, 3]) of an export folder's test photographs, spread over them, and the model's labels."""
     from leafport import images
     from leafport.export import manifest
     from leafport.training.data.splits import Splits
+
+    contract, splits = manifest.read(folder).contract, Splits.load(folder / "splits.json")
+    photos = splits.test[:: max(1, len(splits.test) // most)][:most]
+    return np.stack([images.read(splits.file(photo), contract.image) for photo in photos]), contract.labels
+
+
+def tflite_files(folder: Path) -> dict[str, Path]:
+    """The .tflite files of an export folder, by variant."""
+    from leafport.export import manifest
+
+    state = manifest.read(folder)
+    entries = {
+        entry.variant: name for name, entry in state.artifacts.items() if entry.target == "tflite" and entry.path
+    }
+    return {variant: state.artifact_path(folder, name) for variant, name in entries.items()}
+
+
+def main() -> int:
+    from environments import interpreter
 
     python = interpreter(NAME)
     if python is None or len(sys.argv) < 2:
         print("usage: python tests/old_tflite.py EXPORTS…   (after make environments)", file=sys.stderr)
         return 2
     for folder in map(Path, sys.argv[1:]):
-        state, splits = manifest.read(folder), Splits.load(folder / "splits.json")
-        step = max(1, len(splits.test) // PHOTOGRAPHS)
-        photos = splits.test[::step][:PHOTOGRAPHS]
-        pixels = np.stack([images.read(splits.file(photo), state.contract.image) for photo in photos])
-        for variant in ("int8", "dynamic"):
-            path = state.artifact_path(folder, f"tflite-{variant}")
+        pixels, _ = some_photographs(folder, PHOTOGRAPHS)
+        for variant, path in tflite_files(folder).items():
             old = old_answers(python, path, pixels)
             own, xnnpack = (new_answers(path, pixels, xnnpack=use) for use in (False, True))
             agree = [f"{(old.argmax(1) == new.argmax(1)).mean():.1%}" for new in (own, xnnpack)]
             equal = ", equal to the last bit" if np.array_equal(old, own) else ""
             print(
-                f"{folder.name} {variant}, {len(photos)} photographs: own kernels {agree[0]}{equal}; XNNPACK {agree[1]}"
+                f"{folder.name} {variant}, {len(pixels)} photographs: own kernels {agree[0]}{equal}; XNNPACK {agree[1]}"
             )
     return 0
 

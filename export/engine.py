@@ -28,9 +28,8 @@ from leafport import classifier, files, process
 from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError, OutputError, TargetError, VerificationError
 from leafport.export import gate, manifest, photographs
-from leafport.export.gate import Gate
 from leafport.export.graph import GRAPH_FILE
-from leafport.export.manifest import Entry, Manifest, Verified
+from leafport.export.manifest import Entry, Gate, Manifest, Verified
 from leafport.export.photographs import Photographs
 from leafport.process import ProcessError
 from leafport.targets import registry
@@ -160,7 +159,8 @@ class _Engine:
             path = files.inside(self.out, relative)
             if not path.is_file() or files.sha256(path) != sha256:
                 return None
-        return state.model_copy(update={"calibration": self._calibration(), "versions": versions()})
+        update = {"calibration": self._calibration(), "gate": self.settings.gate, "versions": versions()}
+        return state.model_copy(update=update)
 
     def is_made(self, artifact: Artifact, current: Manifest) -> bool:
         """Whether an artifact lies there already, made from the same inputs."""
@@ -205,6 +205,7 @@ class _Engine:
                 operations=facts["operations"],
             ),
             calibration=self._calibration(),
+            gate=self.settings.gate,
             files={path.relative_to(self.out).as_posix(): files.sha256(path) for path in beside},
             versions=versions(),
             artifacts=state.artifacts if state else {},
@@ -348,7 +349,7 @@ class _Engine:
                 "options": dict(self.settings.options.get(artifact.target, {})),
                 "calibration": current.calibration.sha256 if calibrated and current.calibration else None,
                 "comparison": photographs.list_sha256(self.chosen.comparison),
-                "gate": dataclasses.asdict(self.settings.gate),
+                "gate": self.settings.gate.model_dump(),
                 "versions": current.versions,
             }
         )

@@ -3,25 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-from leafport.export.manifest import Verified
+from leafport.export.manifest import Gate, Verified
 from leafport.targets.base import Variant
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What is asked of a file, on the photographs it is compared on.
-
-    Attributes:
-        min_agreement: the share on which its top class must be the classifier's; None: each variant's own.
-        max_drop: the most top-1 accuracy it may lose, as a share; None: any.
-        max_flips: the most photographs it may let pass that the classifier calls positive (dangerous); None: any.
-    """
-
-    min_agreement: float | None = None
-    max_drop: float | None = None
-    max_flips: int | None = None
 
 
 def problem(name: str, variant: Variant, verified: Verified, gate: Gate) -> str | None:

@@ -18,6 +18,20 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Gate(_Record):
+    """What is asked of a file, on the photographs it is compared on.
+
+    Attributes:
+        min_agreement: the share on which its top class must be the classifier's; None: each variant's own.
+        max_drop: the most top-1 accuracy it may lose, as a share; None: any.
+        max_flips: the most photographs it may let pass that the classifier calls positive (dangerous); None: any.
+    """
+
+    min_agreement: float | None = None
+    max_drop: float | None = None
+    max_flips: int | None = None
+
+
 class Verified(_Record):
     """How a written file's answers compare with the classifier's on the same photographs.
 
@@ -94,6 +108,7 @@ class Manifest(_Record):
     classifier: ClassifierRecord
     graph: GraphRecord
     calibration: Calibration | None = None
+    gate: Gate = Gate()
     files: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str]
     artifacts: dict[str, Entry] = Field(default_factory=dict)

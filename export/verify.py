@@ -19,7 +19,6 @@ from leafport import files, process
 from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError
 from leafport.export import gate, manifest, worker
-from leafport.export.gate import Gate
 from leafport.export.manifest import Entry, Manifest, Verified
 from leafport.targets import registry
 
@@ -59,7 +58,7 @@ def verify(exports: Path, *, time_limit_s: float = 1800.0, listener: Listener = 
         worker.save_reference(reference, *read_golden(exports, state.contract))
         for name, entry in state.artifacts.items():
             if entry.status == "ok":
-                found(_artifact_finding(exports, name, entry, state.contract, reference, time_limit_s))
+                found(_artifact_finding(exports, name, entry, state, reference, time_limit_s))
             elif entry.status == "failed":
                 found(Finding(name, f"was not written: {entry.reason}"))
     return findings
@@ -114,12 +113,12 @@ def _hash_problem(exports: Path, relative: str, sha256: str | None) -> str | Non
 
 
 def _artifact_finding(
-    exports: Path, name: str, entry: Entry, contract: Contract, reference: Path, time_limit_s: float
+    exports: Path, name: str, entry: Entry, state: Manifest, reference: Path, time_limit_s: float
 ) -> Finding:
     assert entry.path is not None
     if problem := _hash_problem(exports, entry.path, entry.sha256):
         return Finding(name, problem)
-    arguments: dict[str, Any] = {"path": str(exports / entry.path), "contract": contract.to_json()}
+    arguments: dict[str, Any] = {"path": str(exports / entry.path), "contract": state.contract.to_json()}
     log = Path(reference.parent / f"{name}.log")
     try:
         variant = registry.load(entry.target).VARIANTS[entry.variant]
@@ -138,4 +137,4 @@ def _artifact_finding(
     except LeafportError as problem:
         return Finding(name, str(problem))
     verified = Verified(**outcome.value)
-    return Finding(name, gate.problem(name, variant, verified, Gate()), verified)
+    return Finding(name, gate.problem(name, variant, verified, state.gate), verified)

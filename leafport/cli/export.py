@@ -15,8 +15,7 @@ import click
 from leafport.errors import TargetError
 from leafport.export import engine
 from leafport.export.engine import Event, Settings
-from leafport.export.gate import Gate
-from leafport.export.manifest import Entry, Manifest
+from leafport.export.manifest import Entry, Gate, Manifest
 from leafport.targets import registry
 from leafport.targets.registry import Artifact
 
@@ -155,7 +154,11 @@ def _export(
         memory_limit_bytes=int(memory_limit * 2**30) if memory_limit else None,
         calibration_images=calibration_images,
         comparison_images=comparison_images,
-        gate=Gate(min_agreement, None if max_drop is None else max_drop / 100, max_flips),
+        gate=Gate(
+            min_agreement=min_agreement,
+            max_drop=None if max_drop is None else max_drop / 100,
+            max_flips=max_flips,
+        ),
         options=options,
     )
     with showing(len(registry.select(patterns))) as listener:

@@ -16,7 +16,7 @@ from leafport import files
 from leafport.errors import DataError, ModelError, OutputError, TargetError
 from leafport.export import engine, manifest
 from leafport.export.engine import Event, Settings
-from leafport.export.gate import Gate
+from leafport.export.manifest import Gate
 from leafport.export.verify import verify
 from leafport.targets import registry
 

@@ -5,8 +5,7 @@ import re
 import pytest
 
 from leafport.export import gate
-from leafport.export.gate import Gate
-from leafport.export.manifest import Verified
+from leafport.export.manifest import Gate, Verified
 from leafport.targets.base import Variant
 
 VARIANT = Variant("8-bit", min_agreement=0.9)

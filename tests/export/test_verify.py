@@ -33,6 +33,13 @@ def test_a_fresh_export_passes(exports: Path) -> None:
     assert len(findings) == 1 + len(manifest.read(exports).artifacts)
 
 
+def test_files_are_held_against_the_gate_they_were_made_for(copy: Path) -> None:
+    manifest.read(copy).model_copy(update={"gate": manifest.Gate(max_flips=-1)}).save(copy)
+    found = problems(copy)
+    assert set(found) == {"tflite-float32", "tflite-int8", "onnx-float32"}
+    assert "lets 0 photographs pass" in found["tflite-float32"]
+
+
 def test_a_changed_byte_is_found(copy: Path) -> None:
     path = copy / "tflite" / "shapes-int8.tflite"
     content = bytearray(path.read_bytes())

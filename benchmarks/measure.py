@@ -17,6 +17,7 @@ import numpy as np
 from leafport.benchmarks.report import KERAS
 from leafport.contract import Contract
 from leafport.export import inspection
+from leafport.export.inspection import Scaling
 from leafport.process import peak_rss_bytes
 from leafport.targets.base import Runner
 
@@ -55,7 +56,9 @@ def measure(
     photographs = np.load(images, mmap_mode="r")
     # Copies, since a page fault in the mapped file is not the model's doing; several, so that no photograph is special.
     singles = [np.ascontiguousarray(photographs[i : i + 1]) for i in range(min(ROTATION, len(photographs)))]
-    open_it = _opener(target, Path(path), Contract.from_json(contract), threads, scaling)
+    open_it = _opener(
+        target, Path(path), Contract.from_json(contract), threads, Scaling(**scaling) if scaling else None
+    )
     runner = open_it()
     timed = runner.untimed is None
     warmup, samples = _times(runner, singles) if timed else ([], [])
@@ -95,9 +98,7 @@ class KerasRunner:
         return self._classifier.predict(images)
 
 
-def _opener(
-    target: str, path: Path, contract: Contract, threads: int, scaling: dict[str, Any] | None
-) -> Callable[[], Runner]:
+def _opener(target: str, path: Path, contract: Contract, threads: int, scaling: Scaling | None) -> Callable[[], Runner]:
     if target == KERAS:
         return lambda: KerasRunner(path)
     return lambda: inspection.open_runner(target, path, contract, threads, scaling)

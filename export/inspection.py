@@ -166,7 +166,7 @@ def inspect(path: Path, *, time_limit_s: float = TIME_LIMIT_S) -> Inspection:
     if not path.exists():
         raise ModelError(f"{path} does not exist.")
     if (name := registry.target_of(path)) is None:
-        known = ", ".join(registry.load(target).SUFFIX for target in registry.BUILT_IN)
+        known = ", ".join(registry.suffixes())
         raise ModelError(f"{path} is no model file that leafport can open: their names end in {known}.")
     with tempfile.TemporaryDirectory(prefix="leafport-inspect-") as scratch:
         try:
@@ -183,14 +183,10 @@ def inspect(path: Path, *, time_limit_s: float = TIME_LIMIT_S) -> Inspection:
     return Inspection(path, name, found["variant"], _from_json(found["facts"]), tuple(found["broken"]))
 
 
-def open_runner(
-    target: str, path: Path, contract: Contract, threads: int, scaling: dict[str, Any] | Scaling | None
-) -> Runner:
-    """A file ready to run, fed with ``scaling`` where it is not None (a Scaling, or its fields)."""
+def open_runner(target: str, path: Path, contract: Contract, threads: int, scaling: Scaling | None) -> Runner:
+    """A file ready to run, fed with scaled pixels where it wants them so."""
     runner = registry.load(target).runner(path, contract, threads)
-    if scaling is None:
-        return runner
-    return ScaledRunner(runner, scaling if isinstance(scaling, Scaling) else Scaling(**scaling))
+    return runner if scaling is None else ScaledRunner(runner, scaling)
 
 
 def look(target: str, path: str) -> dict[str, Any]:

@@ -85,12 +85,20 @@ def select(patterns: Sequence[str] = ()) -> list[Artifact]:
     return [artifact for artifact in every if {artifact.target, artifact.name} & set(patterns)]
 
 
+def suffixes() -> dict[str, str]:
+    """How names of files end, and the target that writes such files; where several do, the first."""
+    found: dict[str, str] = {}
+    for name in _usable(()):
+        found.setdefault(load(name).SUFFIX, name)
+    return found
+
+
 def target_of(path: Path) -> str | None:
     """The target that writes such files, by how the name ends, or that of what lies in a folder; None for none."""
-    suffixes = {load(name).SUFFIX: name for name in _usable(())}
-    for suffix in sorted(suffixes, key=len, reverse=True):  # saved_model.pb is no plain .pb.
+    known = suffixes()
+    for suffix in sorted(known, key=len, reverse=True):  # saved_model.pb is no plain .pb.
         if path.name.endswith(suffix) or any((path / version / suffix).is_file() for version in (".", "1")):
-            return suffixes[suffix]
+            return known[suffix]
     return None
 
 

@@ -69,7 +69,15 @@ def command(
     """
     from leafport.benchmarks import report as schema
     from leafport.benchmarks.bench import bench
+    from leafport.export import manifest
 
+    if (source / manifest.FILE).is_file():
+        if labels or (scaling and not peers):
+            raise click.UsageError(
+                "--labels is for a FILE, and --scaling for a FILE or a --peer: exports know their own."
+            )
+    elif artifacts or classifier:
+        raise click.UsageError("--artifact and --classifier are for an export folder.")
     with showing() as progress:
         report = bench(
             source,

@@ -73,6 +73,8 @@ def _show(found: Inspection, labels: tuple[str, ...] | None, size_bytes: int) ->
 
 
 def _lines(found: Inspection, labels: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:
+    from leafport.wording import percent
+
     facts, notes = found.facts, dict(found.facts.notes)
     versions = notes.pop("op_versions", {})
     if found.variant:
@@ -92,21 +94,19 @@ def _lines(found: Inspection, labels: tuple[str, ...] | None) -> Iterator[tuple[
     )
     yield "operations", f"{sum(facts.ops.values())}: {', '.join(operations)}"
     for name, value in notes.items():
-        yield name.replace("_", " "), _plain(value)
+        yield name.replace("_", " "), percent(value) if name.endswith("_share") else _plain(value)
     yield "labels", _labels(labels)
     yield "contract", _contract(facts.contract)
 
 
 def _plain(value: Any) -> str:
-    """A note as text: a list's or a dictionary's members, a share, or whatever it is."""
-    from leafport.wording import percent
-
+    """A note as text: a list's or a dictionary's members, or whatever it is."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(each)}" for key, each in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(map(_plain, value)) or "none"
-    if isinstance(value, float) and 0 <= value <= 1:
-        return percent(value)
+    if isinstance(value, float):
+        return f"{value:g}"
     return "not said" if value is None else f"{value}"
 
 

@@ -73,18 +73,21 @@ def interpret(contract: Contract, probabilities: np.ndarray, top: int) -> dict[s
 
 def _open(model: Path, labels: Path | None, scaling: Scaling | None) -> tuple[Contract, Any]:
     """The contract, and what makes probabilities of photographs."""
-    if (model / classifier.CONTRACT_FILE).is_file():
-        loaded = Classifier.load(model)
-        return loaded.contract, loaded.predict
-    if exported := _exported(model):
-        return exported
+    known = _known(model)
+    if known and (labels or scaling):
+        raise click.UsageError(f"--labels and --scaling are for files that others wrote; {model} knows its own.")
+    if known:
+        return known
     found = inspection.inspect(model)
     contract = found.contract(labels)
     return contract, inspection.open_runner(found.target, model, contract, 1, found.scaling(scaling)).predict
 
 
-def _exported(model: Path) -> tuple[Contract, Any] | None:
-    """The same for a file where ``leafport export`` wrote it, whose manifest knows what it is."""
+def _known(model: Path) -> tuple[Contract, Any] | None:
+    """The same of a classifier's folder, or of a file where ``leafport export`` wrote it; None for any other file."""
+    if (model / classifier.CONTRACT_FILE).is_file():
+        loaded = Classifier.load(model)
+        return loaded.contract, loaded.predict
     exports = next((parent for parent in model.resolve().parents if (parent / manifest.FILE).is_file()), None)
     if exports is None:
         return None

@@ -29,9 +29,7 @@ VARIANTS = {
     "float16": Variant(
         "16-bit weights, computed in 32 bits on a CPU and in 16 on a GPU: half the size", also=("fp16",)
     ),
-    "dynamic": Variant(
-        "8-bit weights, activations quantised as they come: a quarter of the size", 0.93, also=("drq", "weight")
-    ),
+    "dynamic": Variant("8-bit weights, activations quantised as they come: a quarter of the size", 0.93, also=("drq",)),
     "int8": Variant(
         "8-bit integers throughout, uint8 in and out: a quarter of the size, fastest",
         0.88,
@@ -70,10 +68,10 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(dir=out_dir) as scratch:
-        converted = graph
+        source = graph
         if variant in ("dynamic", "int8") and options.fit_rounding and options.calibration:
-            converted = _rounded(graph, variant, Path(scratch) / "rounded.pb", options)
-        module, saved_model = converted.module(batch=1), str(Path(scratch) / "saved_model")
+            source = _rounded(graph, variant, Path(scratch) / "rounded.pb", options)
+        module, saved_model = source.module(batch=1), str(Path(scratch) / "saved_model")
         tf.saved_model.save(module, saved_model, signatures=module.serve)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]

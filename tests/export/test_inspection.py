@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,8 @@ def test_a_name_that_claims_what_the_file_does_not_hold_is_refused(exports: Path
 def test_inspect_shows_what_a_file_holds(exports: Path, classifier: Classifier, labels: Path) -> None:
     path = exports / "tflite" / "shapes-int8.tflite"
     text = CliRunner().invoke(inspect_command, [str(path)]).output
+    assert re.search(r"^float share +0 %|^float share +0.%", text, re.M)
+    assert re.search(r"^normalisation +0, 1 ", text, re.M)
     for part in ("int8, by its name", "uint8 [1, 32, 32, 3], scale 1, zero point 0", "3: disc", "dangerous from 0.3"):
         assert part in text
     value = json.loads(CliRunner().invoke(inspect_command, [str(path), "--json"]).output)
@@ -206,7 +209,7 @@ def test_scaling_is_what_the_file_is_fed_with(
 ) -> None:
     contract = inspection.inspect(plain).contract(labels)
     plainly = inspection.open_runner("tflite", plain, contract, 1, None)
-    scaled = inspection.open_runner("tflite", plain, contract, 1, {"mean": [10.0], "std": [0.5]})
+    scaled = inspection.open_runner("tflite", plain, contract, 1, Scaling((10.0,), (0.5,)))
     np.testing.assert_allclose(
         scaled.predict(pixels[:4] // 3), plainly.predict((pixels[:4] // 3 - 10.0) * 2), atol=1e-6
     )

@@ -24,11 +24,11 @@ from typing import Any
 import psutil
 
 import leafport
-from leafport import classifier, files, process
+from leafport import classifier, files, process, quantisation
 from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError, OutputError, TargetError, VerificationError
 from leafport.export import gate, manifest, photographs
-from leafport.export.graph import GRAPH_FILE
+from leafport.export.graph import GRAPH_FILE, QUANTISED_FILE
 from leafport.export.manifest import Entry, Gate, Manifest, Verified
 from leafport.export.photographs import Photographs
 from leafport.process import ProcessError
@@ -122,7 +122,7 @@ def export(
         raise ModelError(f"{run} names no positive labels, so no flips can be counted: leave --max-flips out.")
     identity = manifest.ClassifierRecord(path=str(run.resolve()), sha256=classifier.digest(run))
     artifacts = registry.select(list(patterns))
-    unavailable = _unavailable(artifacts, explicit=bool(patterns))
+    unavailable = _unavailable(artifacts, patterns, learned=(run / quantisation.FILE).is_file())
     splits = Splits.load(run / "splits.json")
     chosen = photographs.choose(
         splits, data=data, calibration=settings.calibration_images, comparison=settings.comparison_images
@@ -193,6 +193,7 @@ class _Engine:
             for name in ("graph", *BESIDE):
                 files.move_into_place(self.work / name, self.out / name)
         beside = [path for name in BESIDE for path in files.files_in(self.out / name)]
+        beside += [path for path in [self.out / "graph" / QUANTISED_FILE] if path.is_file()]
         current = Manifest(
             contract=self.contract,
             contract_sha256=self.contract.sha256,
@@ -344,7 +345,7 @@ class _Engine:
         return files.sha256_json(
             {
                 "artifact": [artifact.target, artifact.variant],
-                "graph": current.graph.sha256,
+                "graph": [current.graph.sha256, current.files.get(f"graph/{QUANTISED_FILE}")],
                 "contract": current.contract_sha256,
                 "options": dict(self.settings.options.get(artifact.target, {})),
                 "calibration": current.calibration.sha256 if calibrated and current.calibration else None,
@@ -369,14 +370,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _unavailable(artifacts: list[Artifact], *, explicit: bool) -> dict[str, str]:
-    """Why artifacts cannot be made here. Raises TargetError when the user asked for one of them by name."""
-    reasons = {}
+def _unavailable(artifacts: list[Artifact], patterns: Sequence[str], *, learned: bool) -> dict[str, str]:
+    """Why artifacts cannot be made here, or of a classifier that has not ``learned`` to be rounded.
+
+    Raises:
+        TargetError: the user asked for one of them by name, or for its target, which cannot write it here.
+    """
+    reasons, refused = {}, []
     for artifact in artifacts:
-        if reason := registry.load(artifact.target).available(artifact.variant):
+        target = registry.load(artifact.target)
+        if reason := target.available(artifact.variant):
             reasons[artifact.name] = reason
-    if explicit and reasons:
-        raise TargetError("; ".join(f"{name} cannot be written here: {reason}" for name, reason in reasons.items()))
+            refused += [artifact.name] if {artifact.name, artifact.target} & set(patterns) else []
+        elif target.VARIANTS[artifact.variant].learned and not learned:
+            reasons[artifact.name] = "the classifier has not learned to be rounded (leafport train --from RUN --qat)"
+            refused += [artifact.name] if artifact.name in patterns else []
+    if refused:
+        raise TargetError("; ".join(f"{name} cannot be written here: {reasons[name]}" for name in refused))
     return reasons
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,13 @@ from leafport.errors import ConversionError, ModelError
 from leafport.export.fold import fold_affine, fold_shapes
 
 if TYPE_CHECKING:
+    import keras
     from tensorflow.core.framework.graph_pb2 import GraphDef
 
 INPUT = "image"
 OUTPUT = "probabilities"
 GRAPH_FILE = "serving.pb"
+QUANTISED_FILE = "quantised.pb"
 FACTS_FILE = "serving.json"
 MAX_GRAPH_BYTES = 2**31 - 1  # A protocol buffer's own limit.
 _GRAPPLER_PASSES = ("constfold", "remap", "dependency", "pruning")
@@ -38,6 +40,9 @@ class ServingGraph:
     The file holds a GraphDef with one placeholder, ``image`` (float32 [N, H, W, 3], RGB 0..255), and one result,
     ``probabilities`` (float32 [N, classes]). Attributes at their defaults are left out, which converters and the
     older TensorFlows on boards need.
+
+    A classifier that learned to be rounded has a second such graph beside it (``quantised``), in which each activation
+    that an int8 file rounds passes a FakeQuantWithMinMaxVars with the range that training found.
     """
 
     path: Path
@@ -46,6 +51,13 @@ class ServingGraph:
     def graph_def(self) -> GraphDef:
         """Read the file. Raises ModelError when it is damaged."""
         return read_graph_def(self.path)
+
+    def quantised(self) -> ServingGraph:
+        """The graph with the ranges of its activations. Raises ConversionError where there is none."""
+        path = self.path.with_name(QUANTISED_FILE)
+        if not path.is_file():
+            raise ConversionError("This classifier has not learned to be rounded: leafport train --from RUN --qat.")
+        return replace(self, path=path)
 
     def function(self, batch: int | None = 1) -> Any:
         """The graph as a ``tf.types.experimental.ConcreteFunction`` of float32 [batch, H, W, 3]; None: any batch."""
@@ -76,15 +88,13 @@ class ServingGraph:
 def build(classifier: Classifier, out_dir: Path) -> ServingGraph:
     """Freeze and fold a classifier into ``out_dir/serving.pb``, with its figures in ``out_dir/serving.json``.
 
+    One that learned to be rounded also goes into ``out_dir/quantised.pb``.
+
     Raises:
         ConversionError: the graph would pass a protocol buffer's 2 GiB.
     """
-    traced = _freeze(classifier)
-    folded = _strip_defaults(fold_affine(_fold(fold_shapes(traced))))
-    if folded.ByteSize() > MAX_GRAPH_BYTES:
-        raise ConversionError(f"The serving graph would take {folded.ByteSize():,} bytes; a graph holds at most 2 GiB.")
-    path = out_dir / GRAPH_FILE
-    files.write_bytes(path, folded.SerializeToString(deterministic=True))
+    traced = _freeze(classifier.model, classifier.contract)
+    folded = _write_folded(traced, out_dir / GRAPH_FILE)
     ops = Counter(node.op for node in folded.node)
     facts = {
         "nodes_traced": len(traced.node),
@@ -93,7 +103,21 @@ def build(classifier: Classifier, out_dir: Path) -> ServingGraph:
         "ops": dict(sorted(ops.items())),
     }
     files.write_json(out_dir / FACTS_FILE, facts)
-    return ServingGraph(path, classifier.contract)
+    if classifier.quantisation is not None:
+        from leafport.training import fake_quantisation
+
+        rounding = fake_quantisation.fake_quantised(classifier.model, classifier.quantisation.ranges)
+        _write_folded(_freeze(rounding, classifier.contract), out_dir / QUANTISED_FILE)
+    return ServingGraph(out_dir / GRAPH_FILE, classifier.contract)
+
+
+def _write_folded(traced: GraphDef, path: Path) -> GraphDef:
+    """Fold a frozen graph and write it to ``path``; returns what was written."""
+    folded = _strip_defaults(fold_affine(_fold(fold_shapes(traced))))
+    if folded.ByteSize() > MAX_GRAPH_BYTES:
+        raise ConversionError(f"The serving graph would take {folded.ByteSize():,} bytes; a graph holds at most 2 GiB.")
+    files.write_bytes(path, folded.SerializeToString(deterministic=True))
+    return folded
 
 
 def read_graph_def(path: Path) -> GraphDef:
@@ -111,16 +135,16 @@ def read_graph_def(path: Path) -> GraphDef:
         raise ModelError(f"{path} is not a frozen graph, or damaged: {problem}.") from None
 
 
-def _freeze(classifier: Classifier) -> GraphDef:
+def _freeze(model: keras.Model, contract: Contract) -> GraphDef:
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    image = classifier.contract.image
+    image = contract.image
     signature = tf.TensorSpec((None, image.height, image.width, 3), tf.float32, name=INPUT)
 
     @tf.function(input_signature=[signature])
     def infer(image: Any) -> Any:
-        return classifier.model(image, training=False)
+        return model(image, training=False)
 
     frozen = convert_variables_to_constants_v2(infer.get_concrete_function(), lower_control_flow=True)
     graph_def = frozen.graph.as_graph_def()

@@ -1,4 +1,4 @@
-"""A trained classifier: a Keras model and its contract, in one folder."""
+"""A trained classifier: a Keras model and its contract, in one folder; and how it is quantised, if it learned that."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from leafport import files
+from leafport import files, quantisation
 from leafport.contract import Contract
 from leafport.errors import ModelError
+from leafport.quantisation import Quantisation
 
 if TYPE_CHECKING:
     import keras
@@ -26,11 +27,13 @@ MAX_MODEL_BYTES = 4 * 2**30
 class Classifier:
     """A Keras model that takes raw RGB (float32 [N, H, W, 3], 0..255) and gives probabilities (float32 [N, classes]).
 
-    Any scaling of the pixels is a layer of the model, so nothing outside it can get the scaling wrong.
+    Any scaling of the pixels is a layer of the model, so nothing outside it can get the scaling wrong. ``quantisation``
+    has the ranges of its activations, where training found them.
     """
 
     model: keras.Model
     contract: Contract
+    quantisation: Quantisation | None = None
 
     def __post_init__(self) -> None:
         image, labels = self.contract.image, self.contract.labels
@@ -47,7 +50,7 @@ class Classifier:
         """Read a classifier's folder. Nothing in it is executed: Keras's safe mode is on.
 
         Raises:
-            ModelError: the folder is not a classifier, or its two files do not belong together.
+            ModelError: the folder is not a classifier, or its files do not belong together.
         """
         path = Path(path)
         contract = load_contract(path)
@@ -59,10 +62,10 @@ class Classifier:
             model = keras.saving.load_model(model_file, compile=False, safe_mode=True)
         except Exception as problem:  # Keras raises many kinds; to the user they all mean the same.
             raise ModelError(f"{model_file} cannot be loaded: {problem}") from problem
-        return cls(model, contract)
+        return cls(model, contract, _load_quantisation(path / quantisation.FILE))
 
     def save(self, path: Path | str) -> Path:
-        """Write ``model.keras`` and ``classifier.json`` into the folder ``path``. Raises OutputError."""
+        """Write ``model.keras``, ``classifier.json`` and any ranges into the folder ``path``. Raises OutputError."""
         path = Path(path)
         with files.staged(path / MODEL_FILE) as staging:
             written = staging.with_suffix(".keras")  # Keras insists on the suffix.
@@ -72,6 +75,10 @@ class Classifier:
             finally:
                 files.remove(written)
         files.write_json(path / CONTRACT_FILE, self.contract.to_json())
+        if self.quantisation is not None:
+            files.write_json(path / quantisation.FILE, self.quantisation.model_dump(mode="json"))
+        else:
+            files.remove(path / quantisation.FILE)
         return path
 
     @functools.cached_property
@@ -101,8 +108,15 @@ def load_contract(path: Path) -> Contract:
 
 
 def digest(path: Path) -> str:
-    """The identity of the classifier in the folder ``path``: a hash over its model and contract."""
-    return files.sha256_json([files.sha256(path / name) for name in (MODEL_FILE, CONTRACT_FILE)])
+    """The identity of the classifier in the folder ``path``: a hash over its model, its contract and any ranges."""
+    names = (MODEL_FILE, CONTRACT_FILE, quantisation.FILE)
+    return files.sha256_json([files.sha256(path / name) for name in names if (path / name).is_file()])
+
+
+def _load_quantisation(file: Path) -> Quantisation | None:
+    if not file.is_file():
+        return None
+    return Quantisation.from_json(files.read_json(file, error=ModelError), where=file)
 
 
 def _refuse_oversized(model_file: Path) -> None:

@@ -29,11 +29,13 @@ class Variant:
         min_agreement: the least share of photographs on which its top class must equal the classifier's for the
             artifact to be accepted. Exact arithmetic leaves ties to rounding only, hence 0.99.
         also: other words by which names of files, not only leafport's, claim to be of this variant.
+        learned: whether it takes a classifier that has learned to be rounded (``leafport train --qat``).
     """
 
     summary: str
     min_agreement: float = 0.99
     also: tuple[str, ...] = ()
+    learned: bool = False
 
 
 @dataclass(frozen=True)

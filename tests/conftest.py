@@ -20,6 +20,7 @@ from leafport.classifier import Classifier
 from leafport.contract import Contract, ImageInput, Safety
 from leafport.export import engine, graph
 from leafport.export.graph import ServingGraph
+from leafport.quantisation import Quantisation
 from leafport.training.data import splits
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -77,9 +78,11 @@ def run(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier's folder as training leaves it, with rings for the poisonous class.
 
     The network is small but has what exporters trip over: strided and depthwise convolutions, batch normalisation
-    with statistics of its own, ReLU6, a residual sum, dropout.
+    with statistics of its own, ReLU6, a residual sum, dropout. It has the ranges of its activations, too.
     """
     import keras
+
+    from leafport.training.fake_quantisation import fake_quantised, ranges_of
 
     keras.utils.set_random_seed(0)
     split = splits.split(splits.scan(photo_folder), validation=0.2, test=0.3)
@@ -121,7 +124,9 @@ def run(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         safety=safety,
     )
     folder = tmp_path_factory.mktemp("run") / "shapes"
-    Classifier(model, contract).save(folder)
+    rounding = fake_quantised(model)
+    rounding(pixels.astype(np.float32), training=True)
+    Classifier(model, contract, Quantisation(ranges=ranges_of(rounding))).save(folder)
     split.save(folder / "splits.json")
     return folder
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from leafport.classifier import Classifier
 from leafport.errors import ModelError
 from leafport.training import heads, small_cnn, squeezenet
 from leafport.training.heads import Head
@@ -193,6 +194,19 @@ def build(name: str, *, classes: int, image_size: int, weights: str, head: Head 
     )
     unfreeze(network, name, "all")
     return network
+
+
+def taken_over(network: Network, source: Path) -> Network:
+    """The same network with the weights of the classifier in the folder ``source``, which it then is.
+
+    Raises:
+        ModelError: ``source`` is no classifier, or another network.
+    """
+    model = Classifier.load(source).model
+    if [weight.shape for weight in model.weights] != [weight.shape for weight in network.model.weights]:
+        raise ModelError(f"The model in {source} is not the network that its training.json describes.")
+    network.model.set_weights(model.get_weights())
+    return replace(network, pretrained=True)
 
 
 def blocks(backbone: keras.Model, name: str) -> tuple[tuple[keras.layers.Layer, ...], ...]:

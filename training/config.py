@@ -13,6 +13,7 @@ from leafport.training.data.augment import Augmentation
 from leafport.training.heads import Head
 
 FINE_TUNING_RECIPE = Recipe(epochs=10, learning_rate=3e-5)
+QUANTISING_RECIPE = Recipe(epochs=3, learning_rate=1e-5)
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,18 @@ class Config:
         resize: ``squash`` the whole photograph or ``crop`` its centre.
         head: what stands on the backbone, but for its dropout.
         dropout: the head's; None: 0.5, or the backbone's own from scratch.
+        source: the folder of a finished classifier to go on from (``training.origin``); then ``weights`` is its model.
+        quantise: learn to be rounded as an int8 file rounds (``training.fake_quantisation``); takes a ``source``.
         splits: a splits file made by ``leafport data split``; None: the photographs are split by their content, with
             ``validation``, ``test`` and ``seed``, and those that show the same picture stay on one side.
         head_epochs: most epochs of the head alone; unused from scratch.
         unfreeze: which of the backbone's layers fine-tuning changes: ``none`` of them, the ``late`` ones, the last so
             many blocks, or ``all``. The early ones see edges and textures, which all photographs share, and cost
             half the time.
-        epochs: most epochs of fine-tuning or from scratch; None: 10 of fine-tuning, or the backbone's own from
-            scratch; 0 trains the head only.
-        learning_rate: its peak in that stage; None: 3e-5 for fine-tuning, or the backbone's own.
+        epochs: most epochs of fine-tuning or from scratch; None: 10 of fine-tuning, 3 of learning to be rounded, or the
+            backbone's own from scratch; 0 trains the head only.
+        learning_rate: its peak in that stage; None: 3e-5 for fine-tuning, 1e-5 for learning to be rounded, or the
+            backbone's own.
         schedule: how it falls, see ``loop.Stage``.
         patience: epochs without a better validation loss before that stage stops; None: 6 on a plateau schedule, and
             never from scratch or along a cosine, where most is learned at the end, when the rate has fallen.
@@ -85,6 +89,8 @@ class Config:
     balance: Literal["none", "weights", "over", "under"] | None = None
     precision: Literal["auto", "float32", "mixed"] = "auto"
     cache: bool = True
+    source: Path | None = None
+    quantise: bool = False
     splits: Path | None = None
     validation: float = 0.1
     test: float = 0.1
@@ -109,4 +115,6 @@ class Config:
     @property
     def recipe(self) -> Recipe:
         """What is done where nothing else was asked for."""
+        if self.quantise:
+            return QUANTISING_RECIPE
         return BACKBONES[self.backbone].from_scratch if self.scratch else FINE_TUNING_RECIPE

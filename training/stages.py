@@ -1,4 +1,4 @@
-"""The stages of a training: the head, the backbone too, the head again; or everything from scratch.
+"""The stages of a training: the head, the backbone too, the head again; or everything from scratch; or rounding.
 
 Fine-tuning sees varied photographs, which look nearer and blurrier than those the classifier is asked about. So
 afterwards the head is fitted once more, in seconds, to photographs as they are, and where fine-tuning took smaller ones
@@ -19,6 +19,7 @@ import numpy as np
 from leafport import files
 from leafport.contract import Contract, ImageInput
 from leafport.errors import OutputError
+from leafport.quantisation import Quantisation
 from leafport.training import backbones, loop
 from leafport.training.backbones import Network
 from leafport.training.checkpoint import Checkpoints
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import keras
 
 HEAD, FINE_TUNING, REFITTING = "Training the head", "Fine-tuning", "Refitting the head"
+QUANTISING = "Quantisation-aware training"
 FROM_SCRATCH = "Training from scratch"
 HEAD_LEARNING_RATE = 1e-3
 HEAD_BATCH_SIZE = 32
@@ -52,11 +54,13 @@ class Trained:
         model: float32 [N, size, size, 3] to float32 [N, classes], in float32.
         history: every epoch of every stage.
         best: the epoch that left the model's weights, with the smallest validation loss.
+        quantisation: the ranges of its activations, where it learned to be rounded.
     """
 
     model: keras.Model
     history: list[Epoch]
     best: Epoch
+    quantisation: Quantisation | None = None
 
 
 def run(
@@ -80,7 +84,7 @@ def run(
         shared: a folder on the same disk in which the frozen backbone's features stay, for other trainings with the
             same split.
     """
-    with _computing_in(_policy(config.precision)) as mixed:
+    with _computing_in(_policy("float32" if config.quantise else config.precision)) as mixed:
         training = _Training(config, divided, contract, checkpoints, work, progress, tuple(positive_labels), shared)
         network = training.build(training.learning_rule)
         check_space(4 * 4 * network.model.count_params())  # The model, two moments of each weight, and the best ones.
@@ -124,28 +128,34 @@ class _Training:
         """The network for input of one size, always with the same first weights and draws."""
         import keras
 
-        keras.utils.set_random_seed(self.config.seed)
-        return backbones.build(
-            self.config.backbone,
+        config = self.config
+        keras.utils.set_random_seed(config.seed)
+        network = backbones.build(
+            config.backbone,
             classes=len(self.contract.labels),
             image_size=rule.height,
-            weights=self.config.weights,
-            head=_head(self.config),
+            weights=config.weights if config.source is None else backbones.NO_WEIGHTS,
+            head=_head(config),
         )
+        return network if config.source is None else backbones.taken_over(network, config.source)
 
     def from_scratch(self, network: Network) -> Trained:
-        history = self._whole(network, FROM_SCRATCH, start=None)
+        history = self._whole(network.model, FROM_SCRATCH, start=None)
         return Trained(network.model, history, _best(history))
 
     def fine_tuned(self, network: Network) -> Trained:
         """The head; the backbone too, unless it stays frozen; then the head once more, on what has become of it."""
         small, full = self.learning_rule, self.contract.image
-        history = self._head(network, small, HEAD, start=None, shared=self.shared)
+        history: list[Epoch] = []
+        if self.config.source is None:
+            history = self._head(network, small, HEAD, start=None, shared=self.shared)
         if not self.config.fine_tunes:
             return Trained(network.model, history, _best(history))
         backbones.unfreeze(network, self.config.backbone, self.config.unfreeze)
-        alone = _best(history)
-        history += self._whole(network, FINE_TUNING, start=alone.val_loss)
+        if self.config.quantise:
+            return self.quantised(network)
+        alone = _best(history) if history else None
+        history += self._whole(network.model, FINE_TUNING, start=alone.val_loss if alone else None)
         tuned = _best(history)
         if small == full:
             if tuned is not alone:
@@ -156,17 +166,27 @@ class _Training:
         refitted = self._head(final, full, REFITTING, start=None)
         return Trained(final.model, history + refitted, _best(refitted))
 
-    def _whole(self, network: Network, name: str, *, start: float | None) -> list[Epoch]:
+    def quantised(self, network: Network) -> Trained:
+        """A finished network learns to be rounded."""
+        from leafport.training import fake_quantisation
+
+        rounding = fake_quantisation.fake_quantised(network.model)
+        history = self._whole(rounding, QUANTISING, start=None)
+        fake_quantisation.put_on_steps(rounding)
+        ranges = Quantisation(ranges=fake_quantisation.ranges_of(rounding))
+        return Trained(network.model, history, _best(history), ranges)
+
+    def _whole(self, model: keras.Model, name: str, *, start: float | None) -> list[Epoch]:
         """All of the network that is not frozen learns from varied photographs."""
         rule, augmentation = self.learning_rule, self.config.augmentation
         several = augment.kernels(rule) if augmentation and augmentation.kernels else (rule,)
         train = self._photographs(self.divided.train, *several)
         stage = self._stage(name, train.truth)
-        restored = loop.restore(network.model, stage, self.checkpoints)
+        restored = loop.restore(model, stage, self.checkpoints)
         if restored is not None:
             return restored
         return loop.fit(
-            network.model,
+            model,
             train,
             self._photographs(self.divided.validation, rule),
             stage,

@@ -5,6 +5,7 @@ Only the validation photographs are asked. Who chooses by the test split has not
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from leafport import files
 from leafport.classifier import Classifier
 from leafport.contract import Safety
 from leafport.errors import DataError
-from leafport.training import safety, stages, train
+from leafport.training import origin, safety, stages, train
 from leafport.training.data import splits
 from leafport.training.data.splits import Splits
 from leafport.training.evaluation import evaluate
@@ -24,7 +25,7 @@ from leafport.training.evaluation.selection import SPLITS_FILE
 from leafport.training.loop import Progress
 
 LEVELS = (0.999, 0.995, 0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.93, 0.92, 0.91, 0.9, 0.85, 0.8)
-KEPT = (train.RECORD_FILE, HISTORY_FILE, train.LOG_FILE)
+KEPT = (origin.RECORD_FILE, HISTORY_FILE, train.LOG_FILE)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def retake(run: Path, data: Path, required_recall: float, out: Path, *, overwrit
         for name in KEPT:
             if (run / name).is_file():
                 shutil.copyfile(run / name, staging / name)
-        classifier = Classifier(found.classifier.model, contract)
+        classifier = dataclasses.replace(found.classifier, contract=contract)
         classifier.save(staging)
         found.divided.save(staging / SPLITS_FILE)
         train.judge(classifier, found.divided, staging, progress)

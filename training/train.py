@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from leafport import __version__, files
 from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier
 from leafport.contract import Contract
 from leafport.errors import ModelError, OutputError
-from leafport.training import backbones, calibration, checkpoint, distributed, loop, safety, stages, task
+from leafport.training import backbones, calibration, checkpoint, distributed, loop, origin, safety, stages, task
 from leafport.training.backbones import BACKBONES
 from leafport.training.calibration import Calibration
 from leafport.training.config import Config
@@ -29,14 +30,12 @@ from leafport.training.data.splits import PhotoFolder, Splits
 from leafport.training.distributed import Cluster
 from leafport.training.evaluation import evaluate, selection
 from leafport.training.evaluation.learning import HISTORY_FILE
+from leafport.training.heads import PROBABILITIES
 from leafport.training.loop import Progress
+from leafport.training.stages import Trained
 from leafport.training.task import Task
 
-if TYPE_CHECKING:
-    import keras
-
 LOG_FILE = "train.log"
-RECORD_FILE = "training.json"
 FREE_BYTES = 64 * 2**20
 LIBRARIES = ("keras", "tensorflow", "numpy", "pillow")
 
@@ -85,7 +84,11 @@ def check(config: Config) -> None:
             "Training the head only (--epochs 0, --unfreeze none) takes pretrained weights. Give --weights, or train "
             "everything."
         )
-    if config.safety_loss and (config.positive is None or config.task == "binary"):
+    if config.source is not None and not config.fine_tunes:
+        raise ModelError("To go on from a classifier takes epochs. Leave --epochs 0 and --unfreeze none.")
+    if config.quantise:
+        _check_quantising(config)
+    if config.safety_loss and (config.positive is config.source is None or config.task == "binary"):
         raise ModelError(
             "--safety-loss is for a class task with --positive FILE. Give both, or leave it: a binary task's loss is "
             "that already."
@@ -102,6 +105,15 @@ def check(config: Config) -> None:
             "A dense head has a weight for every place in the image, and so one size. Leave --fine-tuning-size, or "
             "choose --head gap, conv or residual."
         )
+
+
+def _check_quantising(config: Config) -> None:
+    if config.source is None:
+        raise ModelError("--qat goes on from a finished classifier, which then learns to be rounded. Give --from RUN.")
+    if config.fine_tuning_size is not None:
+        raise ModelError("With --qat the ranges are those of photographs at full size. Leave --fine-tuning-size.")
+    if config.precision == "mixed":
+        raise ModelError("With --qat steps of eight bits are learned, in float32. Leave --precision mixed.")
 
 
 def image_size(config: Config) -> int:
@@ -148,9 +160,9 @@ def _train(config: Config, work: checkpoint.Work, out: Path, cluster: Cluster | 
     log.info("trained in %.1f minutes", (time.monotonic() - began) / 60)
     loop.write_history(out / HISTORY_FILE, trained.history)
 
-    classifier, found = calibrated(trained.model, contract, divided, question, config, progress)
+    classifier, found = calibrated(trained, contract, divided, question, config, progress)
     classifier.save(out)
-    files.write_json(out / RECORD_FILE, {"request": request, "calibration": asdict(found)})
+    files.write_json(out / origin.RECORD_FILE, {"request": request, "calibration": asdict(found)})
     judge(classifier, divided, out, progress)
 
 
@@ -160,13 +172,16 @@ def divide(config: Config, progress: Progress) -> tuple[Splits, Task]:
     for entry in folder.skipped:
         log.warning("skipped: %s", entry.reason)
     given = Splits.load(config.splits) if config.splits else None
-    question = task.define(
-        config.task,
-        given.folders if given else folder.folders,
-        config.positive,
-        negative_name=config.negative_name,
-        positive_name=config.positive_name,
-    )
+    if config.source is not None:
+        question = origin.question(config.source)
+    else:
+        question = task.define(
+            config.task,
+            given.folders if given else folder.folders,
+            config.positive,
+            negative_name=config.negative_name,
+            positive_name=config.positive_name,
+        )
     if given:
         return splits.apply(given, folder, label_of=question.label_of), question
     return _split(config, folder, question, progress), question
@@ -191,7 +206,7 @@ def versions() -> dict[str, str]:
 
 def request_of(config: Config, divided: Splits, positive_labels: Sequence[str]) -> dict[str, Any]:
     """All that decides what is learned, as JSON values: two trainings with the same may go on from one another."""
-    left_out = ("data", "out", "positive", "splits", "overwrite", "name", "version", "description", "author", "license")
+    left_out = ("data", "out", "positive", "splits", "source", "overwrite", *origin.TEXTS)
     asked = {name: value for name, value in asdict(config).items() if name not in (*left_out, "required_recall")}
     weights = Path(config.weights)
     return {
@@ -221,19 +236,22 @@ def contract_of(config: Config, divided: Splits) -> Contract:
 
 
 def calibrated(
-    model: keras.Model, contract: Contract, divided: Splits, question: Task, config: Config, progress: Progress
+    trained: Trained, contract: Contract, divided: Splits, question: Task, config: Config, progress: Progress
 ) -> tuple[Classifier, Calibration]:
     """The classifier as it is to be used: calibrated, with its threshold in the contract; by the validation split."""
     paths, truth = stages.side(divided, divided.validation)
-    classifier = Classifier(model, contract)
+    classifier = Classifier(trained.model, contract, trained.quantisation)
     probabilities = evaluate.predict(
         classifier, paths, progress=lambda done, total: progress("Calibrating", done, total, "")
     )
     found = calibration.fit(probabilities, truth)
     log.info("calibration: %s", found)
     if found.temperature != 1:
-        calibration.apply(model, found.temperature)
+        calibration.apply(trained.model, found.temperature)
         probabilities = calibration.scaled(probabilities, found.temperature)
+        if quantisation := trained.quantisation:
+            quantisation = quantisation.scaled(f"{PROBABILITIES}_steps", 1 / found.temperature)
+        classifier = Classifier(trained.model, contract, quantisation)
     if not question.positive_labels:
         return classifier, found
     indices = [contract.labels.index(label) for label in question.positive_labels]
@@ -244,7 +262,7 @@ def calibrated(
         required_recall=config.required_recall,
     )
     log.info("safety: %s", chosen)
-    return Classifier(model, contract.model_copy(update={"safety": chosen})), found
+    return dataclasses.replace(classifier, contract=contract.model_copy(update={"safety": chosen})), found
 
 
 def judge(classifier: Classifier, divided: Splits, out: Path, progress: Progress) -> None:

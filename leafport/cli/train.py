@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from leafport.training.backbones import BACKBONES
 from leafport.training.data.augment import Augmentation
@@ -30,6 +31,7 @@ HOST_OPTIONS = ("hosts", "host_index")
 
 SECTIONS = {
     "What is asked": ("out", "task", "positive", "positive_name", "negative_name", "overwrite"),
+    "Going on": ("source", "quantise"),
     "Photographs": (
         *("splits", "validation", "test", "resize", "image_size", "fine_tuning_size", "augmentation", "cache"),
     ),
@@ -110,6 +112,21 @@ class Variation(click.ParamType[Any]):
 )
 @click.option("--positive-name", help="A binary task's positive label.  [default: the positive file's name]")
 @click.option("--negative-name", help="A binary task's other label.  [default: not_ and the positive file's name]")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on from a finished classifier: its network, split and question stay, and how it learned where no other "
+    "option says otherwise.",
+)
+@click.option(
+    "--qat",
+    "quantise",
+    is_flag=True,
+    help="Quantisation-aware training: with --from, learn to be rounded as an int8 file rounds. `leafport export` then "
+    "writes tflite-int8-qat.",
+)
 @click.option("--backbone", type=click.Choice(list(BACKBONES)), default="resnet50", show_default=True)
 @click.option(
     "--weights",
@@ -219,7 +236,7 @@ def command(data: Path, out: Path, **options: Any) -> None:
 
     The photographs are split into training, validation and test ones by their content, those that show the same
     picture on one side. With pretrained weights the head is trained first, then the backbone's later layers gently;
-    with --weights none everything is trained from scratch.
+    with --weights none everything is trained from scratch. With --from a finished classifier learns on.
 
     A training that was interrupted or killed goes on after its last epoch when the same command is given again.
 
@@ -239,7 +256,12 @@ def command(data: Path, out: Path, **options: Any) -> None:
     hosts, index = options["hosts"], options["host_index"]
     if index is not None and hosts is None:
         raise click.UsageError("--host-index says which of --hosts this one is. Give --hosts too.")
+    if hosts and options["source"]:
+        raise click.UsageError("--from is for one machine: leave --hosts.")
     cluster = distributed.cluster(hosts, index) if hosts else None
+    if options["source"]:
+        source = click.get_current_context().get_parameter_source
+        options = {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
     config = configuration(data, out, **options)
     try:
         with chatter() as caught, stages() as progress:
@@ -262,12 +284,16 @@ def command(data: Path, out: Path, **options: Any) -> None:
 
 def configuration(data: Path, out: Path, **options: Any) -> Config:
     """What the command's parameters ask for; those that are None were not given. Raises UserError."""
+    from leafport.training import origin
     from leafport.training.config import Config
 
     given = {name: value for name, value in options.items() if value is not None and name not in HOST_OPTIONS}
-    given["head"] = Head(**{name: given.pop(name) for name in HEAD_OPTIONS if name in given})
+    if head := {name: given.pop(name) for name in HEAD_OPTIONS if name in given}:
+        given["head"] = Head(**head)
     if given.get("augmentation") == "none":
         given["augmentation"] = None
+    if source := given.pop("source", None):
+        return origin.settings(source, data, out, given)
     return Config(data, out, **given)
 
 

@@ -83,6 +83,8 @@ def command(arguments: tuple[str, ...], out: Path, vary: tuple[str, ...], overwr
     from leafport.training.tuning.tune import tune
 
     fixed = _context(arguments, out)
+    if fixed.params["source"] or fixed.params["quantise"]:
+        raise click.UsageError("A search begins anew, with the backbone's weights: leave --from and --qat.")
     space = read_space(vary, train.configuration(**fixed.params), _given(fixed))
 
     def configure(parameters: Parameters) -> Config:

@@ -30,6 +30,12 @@ VARIANTS = {
         "16-bit weights, computed in 32 bits on a CPU and in 16 on a GPU: half the size", also=("fp16",)
     ),
     "dynamic": Variant("8-bit weights, activations quantised as they come: a quarter of the size", 0.93, also=("drq",)),
+    "int8-qat": Variant(
+        "as int8, with the ranges that quantisation-aware training found: for classifiers trained with --qat",
+        0.88,
+        also=("qat",),
+        learned=True,
+    ),
     "int8": Variant(
         "8-bit integers throughout, uint8 in and out: a quarter of the size, fastest",
         0.88,
@@ -58,17 +64,17 @@ def available(variant: str) -> str | None:
 def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) -> Path:
     """Write ``out_dir/NAME-VARIANT.tflite``: raw RGB [1, H, W, 3] in, probabilities [1, classes] out.
 
-    Input and output are float32; for ``int8`` they are uint8, where an input of scale 1 and zero point 0 is the raw
-    pixel. TFLite's own metadata, labels and contract travel in the file (``metadata.attach``).
+    Input and output are float32; for ``int8`` and ``int8-qat`` uint8, where an input of scale 1 and zero point 0 is the
+    raw pixel. TFLite's own metadata, labels and contract travel in the file (``metadata.attach``).
 
     Raises:
-        ConversionError: an operation has no TFLite builtin (select-TF operations never slip in), or there are no
-            photographs to calibrate ``int8`` on.
+        ConversionError: an operation has no TFLite builtin (select-TF operations never slip in), there are no
+            photographs to calibrate ``int8`` on, or no learned ranges for ``int8-qat``.
     """
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(dir=out_dir) as scratch:
-        source = graph
+        source = graph.quantised() if variant == "int8-qat" else graph
         if variant in ("dynamic", "int8") and options.fit_rounding and options.calibration:
             source = _rounded(graph, variant, Path(scratch) / "rounded.pb", options)
         module, saved_model = source.module(batch=1), str(Path(scratch) / "saved_model")
@@ -79,19 +85,20 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if variant == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if variant in ("dynamic", "int8"):
+        if variant in ("dynamic", "int8", "int8-qat"):
             converter._experimental_disable_per_channel_quantization_for_dense_layers = not options.per_channel_dense
         if variant == "int8":
             if not options.calibration:
                 raise ConversionError("int8 needs photographs of the training split to calibrate on, and got none.")
             converter.representative_dataset = lambda: _calibration(options.calibration, graph.contract)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        if variant in ("int8", "int8-qat"):
             converter.inference_input_type = converter.inference_output_type = tf.uint8
         try:
             model = converter.convert()
         except Exception as problem:  # The converter raises its own kinds and plain ones alike.
             raise ConversionError(f"The TFLite converter refused the graph: {problem}") from problem
-        if variant == "int8" and options.fit_rounding:
+        if variant in ("int8", "int8-qat") and options.fit_rounding and options.calibration:
             model = _with_finer_logits(model, graph, options)
     path = out_dir / f"{graph.contract.name}-{variant}.tflite"
     files.write_bytes(path, metadata.attach(model, graph.contract))

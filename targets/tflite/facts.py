@@ -39,8 +39,13 @@ def inspect(path: Path) -> Facts:
 
 
 def broken_claims(variant: str, facts: Facts, contract: Contract | None) -> list[str]:
-    """``int8`` has no float anywhere, ``float32`` nothing else; ``float16`` and ``dynamic`` store their weights so."""
+    """What is not as the variant has it.
+
+    ``int8`` and ``int8-qat`` have no float anywhere, ``float32`` nothing else; ``float16`` and ``dynamic`` store their
+    weights so.
+    """
     broken = carried_claims(facts, contract)
+    variant = variant.removesuffix("-qat")
     stored = facts.weights
     interface = {"uint8"} if variant == "int8" else {"float32"}
     if variant == "int8" and contract is None:

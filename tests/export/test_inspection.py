@@ -59,7 +59,7 @@ def test_a_file_of_every_target_knows_itself(exports: Path, classifier: Classifi
     for path in ("tflite/shapes-int8.tflite", "onnx/shapes-float32.onnx", "tftrt/shapes-fp16.pb", "savedmodel/shapes"):
         found = inspection.inspect(exports / path)
         assert found.target == Path(path).parts[0]
-        assert found.variant == ("" if found.target == "savedmodel" else Path(path).stem.split("-")[-1])
+        assert found.variant == ("" if found.target == "savedmodel" else Path(path).stem.removeprefix("shapes-"))
         assert found.broken == ()
         assert found.contract() == classifier.contract
         assert found.scaling() is None
@@ -69,6 +69,7 @@ def test_a_file_of_every_target_knows_itself(exports: Path, classifier: Classifi
     ("name", "variant"),
     [
         ("plants-int8.tflite", "int8"),
+        ("plants-int8-qat.tflite", "int8-qat"),
         ("mobilenet_v2_1.0_224_quant.tflite", "int8"),
         ("best_full_integer_quant.tflite", "int8"),
         ("model_dynamic_range_quant.tflite", "dynamic"),

@@ -24,7 +24,7 @@ def test_every_built_in_target_has_the_shape_and_says_what_it_makes() -> None:
 def test_selection() -> None:
     every = registry.select()
     assert [artifact.name for artifact in every if artifact.target == "tflite"] == [
-        *("tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8")
+        *("tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8-qat", "tflite-int8")
     ]
     assert registry.select(["savedmodel", "tflite-int8"]) == [Artifact("tflite", "int8"), Artifact("savedmodel", "")]
     with pytest.raises(TargetError, match=r"no target 'tflite-int4'.*tflite-int8"):

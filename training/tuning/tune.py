@@ -145,7 +145,7 @@ def attempt(
         found = {"loss": best.val_loss, "accuracy": best.val_accuracy, "epochs": len(trained.history)}
         if objective == "false-alarms":
             question = Task(settings.task, divided.label_of, tuple(positive_labels))
-            classifier, _ = train.calibrated(trained.model, contract, divided, question, settings, progress)
+            classifier, _ = train.calibrated(trained, contract, divided, question, settings, progress)
             assert classifier.contract.safety is not None
             found["false_alarm_rate"] = classifier.contract.safety.false_alarm_rate
     return found

@@ -32,7 +32,6 @@ from leafport.training.evaluation import evaluate, selection
 from leafport.training.evaluation.learning import HISTORY_FILE
 from leafport.training.heads import PROBABILITIES
 from leafport.training.loop import Progress
-from leafport.training.stages import Trained
 from leafport.training.task import Task
 
 LOG_FILE = "train.log"
@@ -160,7 +159,8 @@ def _train(config: Config, work: checkpoint.Work, out: Path, cluster: Cluster | 
     log.info("trained in %.1f minutes", (time.monotonic() - began) / 60)
     loop.write_history(out / HISTORY_FILE, trained.history)
 
-    classifier, found = calibrated(trained, contract, divided, question, config, progress)
+    learned = Classifier(trained.model, contract, trained.quantisation)
+    classifier, found = calibrated(learned, divided, question, config.required_recall, progress)
     classifier.save(out)
     files.write_json(out / origin.RECORD_FILE, {"request": request, "calibration": asdict(found)})
     judge(classifier, divided, out, progress)
@@ -236,33 +236,34 @@ def contract_of(config: Config, divided: Splits) -> Contract:
 
 
 def calibrated(
-    trained: Trained, contract: Contract, divided: Splits, question: Task, config: Config, progress: Progress
+    classifier: Classifier, divided: Splits, question: Task, required_recall: float, progress: Progress
 ) -> tuple[Classifier, Calibration]:
     """The classifier as it is to be used: calibrated, with its threshold in the contract; by the validation split."""
     paths, truth = stages.side(divided, divided.validation)
-    classifier = Classifier(trained.model, contract, trained.quantisation)
     probabilities = evaluate.predict(
         classifier, paths, progress=lambda done, total: progress("Calibrating", done, total, "")
     )
     found = calibration.fit(probabilities, truth)
     log.info("calibration: %s", found)
     if found.temperature != 1:
-        calibration.apply(trained.model, found.temperature)
+        calibration.apply(classifier.model, found.temperature)
         probabilities = calibration.scaled(probabilities, found.temperature)
-        if quantisation := trained.quantisation:
-            quantisation = quantisation.scaled(f"{PROBABILITIES}_steps", 1 / found.temperature)
-        classifier = Classifier(trained.model, contract, quantisation)
+        if ranges := classifier.quantisation:
+            ranges = ranges.scaled(f"{PROBABILITIES}_steps", 1 / found.temperature)
+            classifier = dataclasses.replace(classifier, quantisation=ranges)
     if not question.positive_labels:
         return classifier, found
-    indices = [contract.labels.index(label) for label in question.positive_labels]
+    labels = classifier.contract.labels
+    indices = [labels.index(label) for label in question.positive_labels]
     chosen = safety.choose(
         probabilities[:, indices].sum(axis=1),
         np.isin(truth, indices),
         question.positive_labels,
-        required_recall=config.required_recall,
+        required_recall=required_recall,
     )
     log.info("safety: %s", chosen)
-    return dataclasses.replace(classifier, contract=contract.model_copy(update={"safety": chosen})), found
+    contract = classifier.contract.model_copy(update={"safety": chosen})
+    return dataclasses.replace(classifier, contract=contract), found
 
 
 def judge(classifier: Classifier, divided: Splits, out: Path, progress: Progress) -> None:

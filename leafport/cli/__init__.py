@@ -22,6 +22,7 @@ VERBS = {
     "train": "Train a classifier on a folder of photographs, one folder per class.",
     "tune": "Find the settings to train with, by trying many.",
     "evaluate": "Measure a classifier on photographs.",
+    "ensemble": "Average several classifiers into one.",
     "threshold": "See what other thresholds would promise, and take one.",
     "export": "Write a classifier in every form a device wants, and prove each file.",
     "inspect": "See what a model file really holds, anybody's file.",

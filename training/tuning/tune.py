@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from leafport import files, process
+from leafport.classifier import Classifier
 from leafport.errors import DataError, LeafportError, ModelError, OutputError, UserError
 from leafport.training import checkpoint, stages, task, train
 from leafport.training.config import Config
@@ -145,7 +146,8 @@ def attempt(
         found = {"loss": best.val_loss, "accuracy": best.val_accuracy, "epochs": len(trained.history)}
         if objective == "false-alarms":
             question = Task(settings.task, divided.label_of, tuple(positive_labels))
-            classifier, _ = train.calibrated(trained, contract, divided, question, settings, progress)
+            learned = Classifier(trained.model, contract)
+            classifier, _ = train.calibrated(learned, divided, question, settings.required_recall, progress)
             assert classifier.contract.safety is not None
             found["false_alarm_rate"] = classifier.contract.safety.false_alarm_rate
     return found

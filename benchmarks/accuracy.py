@@ -39,12 +39,17 @@ def accuracy(probabilities: np.ndarray, truth: np.ndarray, contract: Contract) -
     )
 
 
-def agreement(reference: np.ndarray, answers: np.ndarray, truth: np.ndarray, contract: Contract) -> Agreement:
-    """How ``answers`` compare with ``reference``, the Keras model's: float [N, classes], of the same photographs."""
+def agreement(
+    reference: np.ndarray, answers: np.ndarray, truth: np.ndarray, contract: Contract, own: Contract
+) -> Agreement:
+    """How ``answers`` compare with ``reference``, the Keras model's: float [N, classes], of the same photographs.
+
+    ``contract`` is the classifier's, ``own`` that of the file that answers, whose threshold may be its own.
+    """
     flips = dangerous = None
-    if contract.safety is not None:
-        threshold = contract.safety.threshold
-        lost = (_score(reference, contract) >= threshold) & (_score(answers, contract) < threshold)
+    if contract.safety is not None and own.safety is not None:
+        alarm = _score(reference, contract) >= contract.safety.threshold
+        lost = alarm & (_score(answers, own) < own.safety.threshold)
         flips = int(lost.sum())
         dangerous = int((lost & np.isin(truth, contract.positive_indices)).sum())
     return Agreement(

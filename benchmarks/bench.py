@@ -107,12 +107,13 @@ def bench(
 class _Candidate:
     """A row to be: its first fields, its file, and what becomes of a pixel before that takes it (None: nothing).
 
-    Without a file the fields say why it has none.
+    Without a file the fields say why it has none. ``contract`` is the file's own, where its threshold is.
     """
 
     head: dict[str, Any]
     path: Path | None
     scaling: Scaling | None = None
+    contract: Contract | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ def _peer(path: Path, contract: Contract, scaling: Scaling | None) -> _Candidate
         if found.broken:
             raise ModelError(f"it is not what its name claims: {'; '.join(found.broken)}")
         found.require(contract)
-        return _Candidate(_head(found), path, found.scaling(None if found.takes_bytes else scaling))
+        carried = found.facts.contract
+        own = carried if carried and carried.labels == contract.labels else None
+        return _Candidate(_head(found), path, found.scaling(None if found.takes_bytes else scaling), own)
     except ModelError as problem:
         head = {"name": path.stem, "target": "", "variant": ""}
         return _Candidate({**head, "invalid_reason": _without_paths(str(problem), path.parent)}, None)
@@ -193,19 +196,19 @@ class _Work:
         figures: dict[str, Any] = {}
         try:
             figures |= _sizes(path, keras=head["target"] == KERAS)
-            figures |= self._measured(head["target"], path, candidate.scaling)
+            figures |= self._measured(head["target"], path, candidate.scaling, candidate.contract or self._contract)
             return Artifact(**head, **figures, valid=True)
         except (LeafportError, OSError) as problem:
             reason = _without_paths(str(problem), path, self._log.parent, self.images.parent)
             return Artifact(**head, **figures, valid=False, invalid_reason=reason)
 
-    def _measured(self, target: str, path: Path, scaling: Scaling | None) -> dict[str, Any]:
+    def _measured(self, target: str, path: Path, scaling: Scaling | None, own: Contract) -> dict[str, Any]:
         figures = process.call(
             "leafport.benchmarks.measure:measure",
             {
                 "target": target,
                 "path": str(path),
-                "contract": self._contract.to_json(),
+                "contract": own.to_json(),
                 "scaling": dataclasses.asdict(scaling) if scaling else None,
                 "threads": self._threads,
                 "images": str(self.images),
@@ -220,10 +223,10 @@ class _Work:
             self._reference = answers
         compared = None
         if target != KERAS and self._reference is not None:
-            compared = agreement(self._reference, answers, self._truth, self._contract)
+            compared = agreement(self._reference, answers, self._truth, self._contract, own)
         return {
             "executes": figures["executes"],
-            "accuracy": accuracy(answers, self._truth, self._contract),
+            "accuracy": accuracy(answers, self._truth, own),
             "agreement": compared,
             "latency_ms": _latency(figures),
             "latency_reason": figures["untimed"],
@@ -243,7 +246,7 @@ def _entry(manifest: Manifest, exports: Path, name: str) -> _Candidate:
     if files.sha256(path) != entry.sha256:
         reason = f"{entry.path} is not the file the manifest describes: export again"
         return _Candidate({**head, "invalid_reason": reason}, None)
-    return _Candidate(head, path)
+    return _Candidate(head, path, contract=manifest.contract_of(name))
 
 
 def _names(manifest: Manifest, exports: Path, patterns: Sequence[str]) -> list[str]:

@@ -39,6 +39,7 @@ from leafport.training.data.splits import Splits
 WORK = ".work"
 LOGS = "logs"
 LOCK = ".lock"
+VALIDATION = "validation.npy"
 BESIDE = ("golden", "labels.txt", "contract.json", "splits.json")
 LIBRARIES = [
     "tensorflow",
@@ -62,6 +63,8 @@ class Settings:
         time_limit_s: wall-clock seconds one conversion or comparison may take.
         memory_limit_bytes: resident memory one of their processes may use; None: four fifths of the machine's.
         calibration_images, comparison_images: photographs used at most, balanced over the classes.
+        alarm_margin: how many times what rounding takes from scores near the threshold a file's own threshold allows
+            for (``refitting``); 0 leaves every file the classifier's threshold.
         gate: what is asked of every file.
         options: each target's Options, as field values.
     """
@@ -71,6 +74,7 @@ class Settings:
     memory_limit_bytes: int | None = None
     calibration_images: int = 140
     comparison_images: int = 300
+    alarm_margin: float = 4.0
     gate: Gate = field(default_factory=Gate)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -129,10 +133,10 @@ def export(
     )
     with files.locked(out / LOCK, f"Another export is writing to {out}. Wait for it, or give another --out."):
         state = _existing(out, identity, overwrite)
-        engine = _Engine(run, out, contract, chosen, settings, listener)
+        engine = _Engine(run, out, contract, splits, chosen, settings, listener)
         current = engine.reuse(state)
         if current is None or any(not engine.is_made(artifact, current) for artifact in artifacts):
-            current = engine.prepare(identity, splits, state)
+            current = engine.prepare(identity, state)
         return engine.make(artifacts, unavailable, current)
 
 
@@ -141,6 +145,7 @@ class _Engine:
     run: Path
     out: Path
     contract: Contract
+    splits: Splits
     chosen: Photographs
     settings: Settings
     listener: Listener
@@ -167,7 +172,7 @@ class _Engine:
         entry = current.artifacts.get(artifact.name)
         return bool(entry and entry.fingerprint == self._fingerprint(artifact, current) and _whole(self.out, entry))
 
-    def prepare(self, identity: manifest.ClassifierRecord, splits: Splits, state: Manifest | None) -> Manifest:
+    def prepare(self, identity: manifest.ClassifierRecord, state: Manifest | None) -> Manifest:
         """The serving graph, the golden images and the files beside them; an earlier export's if nothing changed."""
         self.listener(Event("graph", "folding"))
         reference = self.work / "reference.npz"
@@ -181,14 +186,16 @@ class _Engine:
                 "out_dir": str(self.work),
                 "golden": self.chosen.paths(self.chosen.golden),
                 "reference_photos": self.chosen.paths(self.chosen.comparison),
-                "truth": [splits.label_index(photo) for photo in self.chosen.comparison],
+                "truth": [self.splits.label_index(photo) for photo in self.chosen.comparison],
                 "reference": str(reference),
+                "validation_photos": self.chosen.paths(self.chosen.validation),
+                "validation": str(self.work / VALIDATION),
             },
             "prepare",
         ).value
         files.write_text(self.work / "labels.txt", "\n".join(self.contract.labels) + "\n")
         files.write_json(self.work / "contract.json", self.contract.to_json())
-        splits.save(self.work / "splits.json")
+        self.splits.save(self.work / "splits.json")
         with files.writable(self.out):
             for name in ("graph", *BESIDE):
                 files.move_into_place(self.work / name, self.out / name)
@@ -269,7 +276,8 @@ class _Engine:
             if not written.resolve().is_relative_to(staging.resolve()) or not written.exists():
                 raise VerificationError(f"the target says it wrote {written}, which is not in the folder it was given")
             self.listener(Event(artifact.name, "comparing"))
-            used.append(self._call("compare", self._comparison(artifact, written), artifact.name))
+            safety = used[0].value["safety"]
+            used.append(self._call("compare", self._comparison(artifact, written, safety), artifact.name))
             verified = Verified(**used[1].value)
             self._accept(artifact, verified)
             place = self.out / artifact.target / written.name
@@ -286,6 +294,7 @@ class _Engine:
                 seconds=round(used[0].seconds, 3),
                 peak_rss_bytes=max(outcome.peak_rss_bytes for outcome in used),
                 facts=used[0].value["facts"],
+                safety=safety,
                 verified=verified,
             )
         except LeafportError as problem:
@@ -319,13 +328,28 @@ class _Engine:
             "contract": self.contract.to_json(),
             "out_dir": str(staging),
             "options": options,
+            "refit": self._refit(artifact),
         }
 
-    def _comparison(self, artifact: Artifact, written: Path) -> dict[str, Any]:
+    def _refit(self, artifact: Artifact) -> dict[str, Any] | None:
+        """What a file's own threshold is fitted with; None where it keeps the classifier's."""
+        variant = registry.load(artifact.target).VARIANTS[artifact.variant]
+        if not variant.refit or not self.settings.alarm_margin or self.contract.safety is None:
+            return None
+        return {
+            "photographs": self.chosen.paths(self.chosen.validation),
+            "answers": str(self.work / VALIDATION),
+            "truth": [self.splits.label_index(photo) for photo in self.chosen.validation],
+            "deviations": self.settings.alarm_margin,
+        }
+
+    def _comparison(self, artifact: Artifact, written: Path, safety: dict[str, Any] | None) -> dict[str, Any]:
+        contract = self.contract.to_json()
         return {
             "target": artifact.target,
             "path": str(written),
-            "contract": self.contract.to_json(),
+            "contract": contract,
+            "own": {**contract, "safety": safety} if safety else contract,
             "reference": str(self.work / "reference.npz"),
             "threads": max(1, (psutil.cpu_count() or 1) // self.settings.jobs),
         }
@@ -351,6 +375,7 @@ class _Engine:
                 "calibration": current.calibration.sha256 if calibrated and current.calibration else None,
                 "comparison": photographs.list_sha256(self.chosen.comparison),
                 "gate": self.settings.gate.model_dump(),
+                "refit": [self.settings.alarm_margin, photographs.list_sha256(self.chosen.validation)],
                 "versions": current.versions,
             }
         )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from leafport import files
-from leafport.contract import Contract
+from leafport.contract import Contract, Safety
 from leafport.errors import ModelError
 
 FILE = "manifest.json"
@@ -36,8 +36,8 @@ class Verified(_Record):
     """How a written file's answers compare with the classifier's on the same photographs.
 
     Attributes:
-        flips_to_safe: photographs the classifier calls positive (poisonous) at its threshold and the file does not;
-            None where the contract names no positive labels.
+        flips_to_safe: photographs the classifier calls positive (poisonous) at its threshold and the file, at its own,
+            does not; None where the contract names no positive labels.
         top1, reference_top1: how often the file and the classifier are right; None where the truth is not known.
         confidence_drift: by how much the file is surer of its top class than the classifier is of its own, on average.
     """
@@ -58,7 +58,10 @@ class Verified(_Record):
 
 
 class Entry(_Record):
-    """One artifact. ``path`` is relative to the manifest's folder; ``fingerprint`` hashes all it was made from."""
+    """One artifact. ``path`` is relative to the manifest's folder; ``fingerprint`` hashes all it was made from.
+
+    ``safety`` is the file's own, where it rounds and got a threshold of its own; else the contract's holds.
+    """
 
     target: str
     variant: str
@@ -70,6 +73,7 @@ class Entry(_Record):
     seconds: float | None = None
     peak_rss_bytes: int | None = None
     facts: dict[str, Any] | None = None
+    safety: Safety | None = None
     verified: Verified | None = None
     fingerprint: str
 
@@ -116,6 +120,11 @@ class Manifest(_Record):
     def save(self, exports: Path) -> None:
         """Write ``manifest.json`` into the export folder, whole or not at all."""
         files.write_json(exports / FILE, self.model_dump(mode="json"))
+
+    def contract_of(self, name: str) -> Contract:
+        """The contract of the artifact ``name``, which carries it: the classifier's, but perhaps for the threshold."""
+        own = self.artifacts[name].safety
+        return self.contract.model_copy(update={"safety": own}) if own else self.contract
 
     def artifact_path(self, exports: Path, name: str) -> Path:
         """Where the artifact ``name`` lies. Raises UserError for one that was not written, or leads outside."""

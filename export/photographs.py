@@ -13,6 +13,7 @@ from leafport.errors import DataError
 from leafport.training.data.splits import Photo, Splits
 
 GOLDEN_IMAGES = 8
+VALIDATION_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Photographs:
 
     Attributes:
         calibration: from the training split only, so that accuracy is never measured on them.
+        validation: from the validation split, as many as there are up to VALIDATION_IMAGES, drawn by their hashes.
         comparison: from the test split.
         golden: a few of the test split.
         missing: photographs of the splits file that are gone or have changed, and are not used.
@@ -28,6 +30,7 @@ class Photographs:
 
     root: Path
     calibration: tuple[Photo, ...]
+    validation: tuple[Photo, ...]
     comparison: tuple[Photo, ...]
     golden: tuple[Photo, ...]
     missing: tuple[Photo, ...]
@@ -56,6 +59,7 @@ def choose(splits: Splits, *, data: Path | None, calibration: int, comparison: i
     chosen = Photographs(
         root,
         calibration=tuple(itertools.islice(filter(unchanged, balanced(splits.train)), calibration)),
+        validation=tuple(itertools.islice(filter(unchanged, _by_hash(splits.validation)), VALIDATION_IMAGES)),
         comparison=tuple(itertools.islice(filter(unchanged, balanced(splits.test)), comparison)),
         golden=tuple(itertools.islice(filter(unchanged, balanced(splits.test)), GOLDEN_IMAGES)),
         missing=tuple(dict.fromkeys(missing)),
@@ -71,10 +75,14 @@ def choose(splits: Splits, *, data: Path | None, calibration: int, comparison: i
 def balanced(photos: Iterable[Photo]) -> list[Photo]:
     """The photographs in rounds: the first of every class, then the second of every class, and so on."""
     by_folder: defaultdict[str, list[Photo]] = defaultdict(list)
-    for photo in sorted(photos, key=lambda photo: photo.sha256):
+    for photo in _by_hash(photos):
         by_folder[photo.folder].append(photo)
     rounds = itertools.zip_longest(*(by_folder[folder] for folder in sorted(by_folder)))
     return [photo for photo in itertools.chain.from_iterable(rounds) if photo is not None]
+
+
+def _by_hash(photos: Iterable[Photo]) -> list[Photo]:
+    return sorted(photos, key=lambda photo: photo.sha256)
 
 
 def list_sha256(photos: Iterable[Photo]) -> str:

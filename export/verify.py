@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -118,19 +117,26 @@ def _artifact_finding(
     assert entry.path is not None
     if problem := _hash_problem(exports, entry.path, entry.sha256):
         return Finding(name, problem)
-    arguments: dict[str, Any] = {"path": str(exports / entry.path), "contract": state.contract.to_json()}
+    path, own = str(exports / entry.path), state.contract_of(name).to_json()
     log = Path(reference.parent / f"{name}.log")
     try:
         variant = registry.load(entry.target).VARIANTS[entry.variant]
         process.call(
             "leafport.export.worker:inspect",
-            {"target": entry.target, "variant": entry.variant, **arguments},
+            {"target": entry.target, "variant": entry.variant, "path": path, "contract": own},
             log=log,
             time_limit_s=time_limit_s,
         )
         outcome = process.call(
             "leafport.export.worker:compare",
-            {"target": entry.target, "reference": str(reference), "threads": 2, **arguments},
+            {
+                "target": entry.target,
+                "path": path,
+                "contract": state.contract.to_json(),
+                "own": own,
+                "reference": str(reference),
+                "threads": 2,
+            },
             log=log,
             time_limit_s=time_limit_s,
         )

@@ -18,17 +18,26 @@ from leafport.contract import Contract
 from leafport.errors import ConversionError, VerificationError
 from leafport.export import graph
 from leafport.export.graph import ServingGraph
+from leafport.export.refitting import refitted
 from leafport.targets import registry
 from leafport.targets.base import Facts
 
 
 def prepare(
-    run: str, out_dir: str, golden: list[str], reference_photos: list[str], truth: list[int], reference: str
+    run: str,
+    out_dir: str,
+    golden: list[str],
+    reference_photos: list[str],
+    truth: list[int],
+    reference: str,
+    validation_photos: list[str],
+    validation: str,
 ) -> dict[str, Any]:
     """All that needs the Keras model: the serving graph, the golden images, and the answers to compare with.
 
     ``truth`` has the index of the right label of each reference photograph. Writes ``out_dir/graph/``,
-    ``out_dir/golden/`` and the array file ``reference`` (see ``save_reference``). Returns the graph's figures.
+    ``out_dir/golden/``, the array file ``reference`` (see ``save_reference``) and the answers to the validation
+    photographs, ``validation`` (float32 [N, classes]). Returns the graph's figures.
     """
     classifier = Classifier.load(run)
     exports = Path(out_dir)
@@ -36,15 +45,28 @@ def prepare(
     _write_golden(classifier, [Path(path) for path in golden], exports / "golden")
     pixels = np.concatenate(list(images.batches(map(Path, reference_photos), classifier.contract.image)))
     save_reference(Path(reference), pixels, classifier.predict(pixels), truth)
+    batches = images.batches(map(Path, validation_photos), classifier.contract.image)
+    np.save(validation, np.concatenate([classifier.predict(batch) for batch in batches]))
     return graph.read_facts(exports / "graph")
 
 
 def convert(
-    target: str, variant: str, graph_path: str, contract: dict[str, Any], out_dir: str, options: dict[str, Any]
+    target: str,
+    variant: str,
+    graph_path: str,
+    contract: dict[str, Any],
+    out_dir: str,
+    options: dict[str, Any],
+    refit: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write one artifact into ``out_dir``, open it again, and hold it against its name.
+    """Write one artifact into ``out_dir``, give it a threshold of its own, open it again, and hold it against its name.
 
-    Returns its path and facts. Raises ConversionError when it is not what its name claims.
+    Args:
+        refit: what its threshold is fitted with: the ``answers`` of the classifier to validation ``photographs``, the
+            ``truth`` and ``deviations`` (``refitting.refitted``); None leaves it the contract's.
+
+    Returns its path, its facts, and its own safety figures, if any. Raises ConversionError when it is not what its name
+    claims.
     """
     module = registry.load(target)
     serving = ServingGraph(Path(graph_path), Contract.from_json(contract))
@@ -52,9 +74,30 @@ def convert(
     if hasattr(settings, "calibration"):
         settings = dataclasses.replace(settings, calibration=tuple(map(Path, settings.calibration)))
     path = module.convert(serving, variant, Path(out_dir), settings)
+    own = _restated(module, path, serving.contract, **refit) if refit else serving.contract
     facts = module.inspect(path)
-    refuse_broken_claims(module.broken_claims(variant, facts, serving.contract), path.name)
-    return {"path": str(path), "facts": facts_to_json(facts)}
+    refuse_broken_claims(module.broken_claims(variant, facts, own), path.name)
+    safety = own.safety.model_dump(mode="json") if own.safety and own != serving.contract else None
+    return {"path": str(path), "facts": facts_to_json(facts), "safety": safety}
+
+
+def _restated(
+    module: Any,
+    path: Path,
+    contract: Contract,
+    *,
+    photographs: list[str],
+    answers: str,
+    truth: list[int],
+    deviations: float,
+) -> Contract:
+    """The contract a written file gets when its threshold is fitted to what it answers; it carries it afterwards."""
+    runner = module.runner(path, contract, 1)
+    found = np.concatenate([runner.predict(batch) for batch in images.batches(map(Path, photographs), contract.image)])
+    own = refitted(contract, np.load(answers), found, np.array(truth), deviations=deviations)
+    if own != contract:
+        module.restate(path, own)
+    return own
 
 
 def inspect(target: str, variant: str, path: str, contract: dict[str, Any]) -> dict[str, Any]:
@@ -65,22 +108,25 @@ def inspect(target: str, variant: str, path: str, contract: dict[str, Any]) -> d
     return facts_to_json(facts)
 
 
-def compare(target: str, path: str, contract: dict[str, Any], reference: str, threads: int) -> dict[str, Any]:
+def compare(
+    target: str, path: str, contract: dict[str, Any], own: dict[str, Any], reference: str, threads: int
+) -> dict[str, Any]:
     """Run a written artifact on the reference's photographs and compare its answers with the classifier's.
 
-    Returns the fields of ``manifest.Verified``. Raises VerificationError when the file answers with something that
-    is no list of probabilities.
+    ``contract`` is the classifier's, ``own`` the file's, whose threshold may differ. Returns the fields of
+    ``manifest.Verified``. Raises VerificationError when the file answers with something that is no list of
+    probabilities.
     """
-    terms = Contract.from_json(contract)
+    terms, file_terms = Contract.from_json(contract), Contract.from_json(own)
     pixels, expected, truth = load_reference(Path(reference))
     runner = registry.load(target).runner(Path(path), terms, threads)
     found = np.concatenate([runner.predict(pixels[start : start + 32]) for start in range(0, len(pixels), 32)])
     if found.shape != expected.shape or not np.isfinite(found).all():
         raise VerificationError(f"{Path(path).name} answers with {found.shape} values, some perhaps not numbers.")
     flips = None
-    if terms.safety is not None:
-        threshold = terms.safety.threshold
-        flips = int(((terms.positive_score(expected) >= threshold) & (terms.positive_score(found) < threshold)).sum())
+    if terms.safety is not None and file_terms.safety is not None:
+        alarm = terms.positive_score(expected).astype(np.float64) >= terms.safety.threshold
+        flips = int((alarm & (terms.positive_score(found).astype(np.float64) < file_terms.safety.threshold)).sum())
     return {
         "images": len(expected),
         "top1_agreement": float((found.argmax(axis=1) == expected.argmax(axis=1)).mean()),

@@ -30,12 +30,15 @@ class Variant:
             artifact to be accepted. Exact arithmetic leaves ties to rounding only, hence 0.99.
         also: other words by which names of files, not only leafport's, claim to be of this variant.
         learned: whether it takes a classifier that has learned to be rounded (``leafport train --qat``).
+        refit: whether it rounds so far that its scores move, and it gets a threshold of its own. Its target then has a
+            function ``restate(path, contract)``, which puts another contract into a written file.
     """
 
     summary: str
     min_agreement: float = 0.99
     also: tuple[str, ...] = ()
     learned: bool = False
+    refit: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from leafport.contract import Safety
 from leafport.errors import TargetError
 from leafport.export import engine
 from leafport.export.engine import Event, Settings
@@ -68,6 +69,14 @@ def shared_options(function: Any) -> Any:
             show_default=True,
             type=click.IntRange(1),
             help="Photographs of the test split on which each file must answer as the classifier does.",
+        ),
+        click.option(
+            "--alarm-margin",
+            default=4.0,
+            show_default=True,
+            type=click.FloatRange(0),
+            help="An 8-bit file's own threshold allows for so many times what rounding takes from scores near it; 0: "
+            "it is the classifier's.",
         ),
         click.option(
             "--min-agreement",
@@ -137,6 +146,7 @@ def _export(
     memory_limit: float | None,
     calibration_images: int,
     comparison_images: int,
+    alarm_margin: float,
     min_agreement: float | None,
     max_drop: float | None,
     max_flips: int | None,
@@ -154,6 +164,7 @@ def _export(
         memory_limit_bytes=int(memory_limit * 2**30) if memory_limit else None,
         calibration_images=calibration_images,
         comparison_images=comparison_images,
+        alarm_margin=alarm_margin,
         gate=Gate(
             min_agreement=min_agreement,
             max_drop=None if max_drop is None else max_drop / 100,
@@ -215,26 +226,28 @@ def show(made: Manifest, out: Path) -> None:
     """The table at the end, and the next command."""
     from leafport.cli import terminal
 
-    table = terminal.table("artifact", "size>", "agreement>", "top-1>", "max diff>", "to safe>", "took>", "memory>")
+    table = terminal.table(
+        *("artifact", "size>", "agreement>", "top-1>", "max diff>", "threshold>", "to safe>", "took>", "memory>")
+    )
     for name, entry in made.artifacts.items():
-        table.add_row(*_row(name, entry))
+        table.add_row(*_row(name, entry, made.contract_of(name).safety))
     terminal.out.print(table)
     images = next((entry.verified.images for entry in made.artifacts.values() if entry.verified), 0)
     reference = next((entry.verified.reference_top1 for entry in made.artifacts.values() if entry.verified), None)
     right = "" if reference is None else f" (the classifier: {reference:.1%})"
     terminal.out.print(
         f"\nAgreement: the same top class as the classifier on {images} photographs; top-1: the right one{right}. "
-        "To safe: photographs it calls positive and the file does not.",
+        "To safe: photographs it calls positive and the file, at its own threshold, does not.",
         soft_wrap=True,
     )
     terminal.out.print(f"Next: leafport bench {out} --out REPORT", soft_wrap=True, markup=False)
 
 
-def _row(name: str, entry: Entry) -> list[str]:
+def _row(name: str, entry: Entry, safety: Safety | None) -> list[str]:
     from leafport.cli import terminal
 
     if entry.status != "ok" or entry.verified is None:
-        return [name, entry.status, *[""] * 6]
+        return [name, entry.status, *[""] * 7]
     verified = entry.verified
     return [
         name,
@@ -242,6 +255,7 @@ def _row(name: str, entry: Entry) -> list[str]:
         f"{verified.top1_agreement:.1%}",
         "–" if verified.top1 is None else f"{verified.top1:.1%}",
         f"{verified.max_abs_diff:.1e}",
+        "–" if safety is None else f"{safety.threshold:g}",
         "–" if verified.flips_to_safe is None else str(verified.flips_to_safe),
         terminal.seconds(entry.seconds or 0),
         terminal.size(entry.peak_rss_bytes or 0),

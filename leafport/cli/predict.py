@@ -93,10 +93,11 @@ def _known(model: Path) -> tuple[Contract, Any] | None:
         return None
     state = manifest.read(exports)
     relative = model.resolve().relative_to(exports).as_posix()
-    target = next((entry.target for entry in state.artifacts.values() if entry.path == relative), None)
-    if target is None:
+    name = next((name for name, entry in state.artifacts.items() if entry.path == relative), None)
+    if name is None:
         return None
-    return state.contract, registry.load(target).runner(model, state.contract, 1).predict
+    contract = state.contract_of(name)
+    return contract, registry.load(state.artifacts[name].target).runner(model, contract, 1).predict
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from leafport.targets.tflite.conversion import VARIANTS, Options, available, convert
 from leafport.targets.tflite.facts import broken_claims, inspect
 from leafport.targets.tflite.interpreter import runner
+from leafport.targets.tflite.metadata import restate
 
 NAME = "tflite"
 SUFFIX = ".tflite"
@@ -20,5 +21,6 @@ __all__ = [
     "broken_claims",
     "convert",
     "inspect",
+    "restate",
     "runner",
 ]

@@ -29,17 +29,21 @@ VARIANTS = {
     "float16": Variant(
         "16-bit weights, computed in 32 bits on a CPU and in 16 on a GPU: half the size", also=("fp16",)
     ),
-    "dynamic": Variant("8-bit weights, activations quantised as they come: a quarter of the size", 0.93, also=("drq",)),
+    "dynamic": Variant(
+        "8-bit weights, activations quantised as they come: a quarter of the size", 0.93, also=("drq",), refit=True
+    ),
     "int8-qat": Variant(
         "as int8, with the ranges that quantisation-aware training found: for classifiers trained with --qat",
         0.88,
         also=("qat",),
         learned=True,
+        refit=True,
     ),
     "int8": Variant(
         "8-bit integers throughout, uint8 in and out: a quarter of the size, fastest",
         0.88,
         also=("quant", "quantized", "integer", "uint8"),
+        refit=True,
     ),
 }
 

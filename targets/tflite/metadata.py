@@ -54,18 +54,28 @@ class Metadata:
 
 
 def attach(model: bytes, contract: Contract) -> bytes:
-    """The bytes of a .tflite file with the contract's metadata, and with labels and contract behind it."""
+    """The bytes of a .tflite file with the contract's metadata, and with labels and contract behind it.
+
+    What it carries of another contract is replaced.
+    """
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
     parsed = flatbuffer_utils.convert_bytearray_to_object(model)
-    buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(_metadata(contract), np.uint8)
-    entry.name, entry.buffer = ENTRY, len(parsed.buffers)
-    parsed.buffers.append(buffer)
-    parsed.metadata = [*(parsed.metadata or ()), entry]
+    entry = next((each for each in parsed.metadata or () if each.name in (ENTRY, ENTRY.encode())), None)
+    if entry is None:
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = ENTRY, len(parsed.buffers)
+        parsed.buffers.append(schema.BufferT())
+        parsed.metadata = [*(parsed.metadata or ()), entry]
+    parsed.buffers[entry.buffer].data = np.frombuffer(_metadata(contract), np.uint8)
     whole: bytes = flatbuffer_utils.convert_object_to_bytearray(parsed)
     return whole + _archive(contract)
+
+
+def restate(path: Path, contract: Contract) -> None:
+    """Put another contract into a file that ``attach`` made."""
+    files.write_bytes(path, attach(path.read_bytes(), contract))
 
 
 def read(buffer: bytes) -> Metadata:

@@ -52,9 +52,15 @@ def agreement(
         lost = alarm & (_score(answers, own) < own.safety.threshold)
         flips = int(lost.sum())
         dangerous = int((lost & np.isin(truth, contract.positive_indices)).sum())
+    before, after = (each.argmax(axis=1) == truth for each in (reference, answers))
+    worse, better = int((before & ~after).sum()), int((after & ~before).sum())
+    low, high = metrics.paired_difference(worse, better, len(truth))
     return Agreement(
         n=len(reference),
         top1=float((reference.argmax(axis=1) == answers.argmax(axis=1)).mean()),
+        top1_lost=(worse - better) / len(truth),
+        top1_lost_low=low,
+        top1_lost_high=high,
         max_abs_diff=float(np.abs(reference - answers).max()),
         flips_to_safe=flips,
         dangerous_flips=dangerous,

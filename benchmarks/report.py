@@ -21,6 +21,7 @@ JSON_FILE = "report.json"
 KERAS = "keras"
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Difference = Annotated[float, Field(ge=-1, le=1)]
 Milliseconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -122,6 +123,8 @@ class Agreement(_Record):
 
     Attributes:
         top1: the share of photographs on which both name the same class first.
+        top1_lost, top1_lost_low, top1_lost_high: by how much the artifact's top-1 is below the Keras model's, a share,
+            and its 95 % interval; both saw the same photographs (``metrics.paired_difference``).
         max_abs_diff: the largest difference between two probabilities.
         flips_to_safe: photographs the Keras model calls positive (dangerous) and the artifact does not.
         dangerous_flips: those of them that are positive in truth.
@@ -129,6 +132,9 @@ class Agreement(_Record):
 
     n: int = Field(ge=1)
     top1: Share
+    top1_lost: Difference | None = None
+    top1_lost_low: Difference | None = None
+    top1_lost_high: Difference | None = None
     max_abs_diff: float = Field(ge=0)
     flips_to_safe: Count | None = None
     dangerous_flips: Count | None = None

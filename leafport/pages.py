@@ -36,6 +36,7 @@ def environment(package: str) -> jinja2.Environment:
         pct=wording.percent,
         level=wording.level,
         diff=wording.difference,
+        points=wording.points,
         count=wording.count,
         listed=wording.listed,
         md=wording.markdown,

@@ -54,6 +54,19 @@ def difference(value: float | None) -> str:
     return f"{value:.1e}" if value < 1e-3 else f"{value:.3f}"
 
 
+def points(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A difference of shares in percentage points, with its interval: ``0.2 (−1.1 to 1.5)``."""
+    if value is None:
+        return NONE
+    said = [_signed(each * 100) for each in (value, low, high) if each is not None]
+    return said[0] if len(said) < 3 else f"{said[0]} ({said[1]} to {said[2]})"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:.1f}"
+    return "0.0" if text == "-0.0" else text.replace("-", "−")
+
+
 def digits(value: float) -> str:
     """Three significant digits, no exponent: ``0.213``, ``1.53``, ``33.5``, ``1,340``."""
     for limit, form in ((0.9995, ".3f"), (9.995, ".2f"), (99.95, ".1f")):

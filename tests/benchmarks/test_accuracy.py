@@ -49,20 +49,28 @@ def test_the_share_that_is_not_sure(contract: Contract) -> None:
 
 
 def test_agreement_by_hand(contract: Contract) -> None:
-    compared = agreement(KERAS, OTHER, TRUTH, contract)
+    compared = agreement(KERAS, OTHER, TRUTH, contract, contract)
     assert (compared.n, compared.top1) == (4, 0.5)
     assert compared.max_abs_diff == pytest.approx(0.5)
     assert compared.flips_to_safe == 2  # The third and fourth; the second is called positive by both.
     assert compared.dangerous_flips == 2
-    assert agreement(KERAS, OTHER, np.array([0, 1, 2, 0]), contract).dangerous_flips == 1
-    assert agreement(OTHER, KERAS, TRUTH, contract).flips_to_safe == 0
-    assert agreement(KERAS, KERAS, TRUTH, contract).max_abs_diff == 0
+    assert compared.top1_lost == 0.5
+    assert compared.top1_lost_low is not None and compared.top1_lost_low < 0.5
+    assert agreement(KERAS, OTHER, np.array([0, 1, 2, 0]), contract, contract).dangerous_flips == 1
+    assert agreement(OTHER, KERAS, TRUTH, contract, contract).flips_to_safe == 0
+    assert agreement(KERAS, KERAS, TRUTH, contract, contract).max_abs_diff == 0
+
+
+def test_a_file_is_held_to_its_own_threshold(contract: Contract) -> None:
+    assert contract.safety
+    lower = contract.safety.model_copy(update={"threshold": 0.0, "not_sure": None})
+    assert agreement(KERAS, OTHER, TRUTH, contract, contract.model_copy(update={"safety": lower})).flips_to_safe == 0
 
 
 def test_without_positive_labels_there_are_no_safety_figures(contract: Contract) -> None:
     plain = contract.model_copy(update={"safety": None})
     assert accuracy(KERAS, TRUTH, plain).threshold is accuracy(KERAS, TRUTH, plain).recall is None
-    assert agreement(KERAS, OTHER, TRUTH, plain).flips_to_safe is None
+    assert agreement(KERAS, OTHER, TRUTH, plain, plain).flips_to_safe is None
 
 
 @pytest.mark.parametrize(

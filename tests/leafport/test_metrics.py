@@ -13,6 +13,7 @@ from leafport.metrics import (
     clopper_pearson,
     clopper_pearson_lower,
     expected_calibration_error,
+    paired_difference,
     per_class,
     reliability,
     top_k,
@@ -132,3 +133,40 @@ def test_calibration_worked_out_by_hand() -> None:
     error = expected_calibration_error(reliability(probabilities, np.array([0, 1, 1, 1])))
     assert error == pytest.approx((2 * 0.5 + 2 * 0.4) / 4)
     assert expected_calibration_error(reliability(np.empty((0, 2)), np.empty(0, int))) is None
+
+
+def test_paired_difference_holds_zero_where_mcnemar_finds_nothing() -> None:
+    for gained in range(12):
+        for lost in range(12):
+            low, high = paired_difference(gained, lost, 400)
+            assert low <= (gained - lost) / 400 <= high
+            mcnemar = (gained - lost) ** 2 / max(gained + lost, 1)
+            assert (low <= 0 <= high) == (mcnemar <= 1.959964**2), (gained, lost)
+            mirrored = paired_difference(lost, gained, 400)
+            assert mirrored == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_paired_difference_of_equal_answers_is_not_nothing() -> None:
+    """Tango 1998: without a photograph that differs the limits are z² / (n + z²)."""
+    low, high = paired_difference(0, 0, 100)
+    z2 = 1.959964**2
+    assert (low, high) == pytest.approx((-z2 / (100 + z2), z2 / (100 + z2)), abs=1e-6)
+    assert paired_difference(0, 0, 0) == (-1.0, 1.0)
+    assert paired_difference(10, 0, 10)[1] == 1.0
+
+
+def test_paired_difference_covers_the_truth() -> None:
+    random = np.random.default_rng(0)
+    shares, n = (0.03, 0.02, 0.95), 300
+    draws = random.multinomial(n, shares, size=1500)
+    inside = 0
+    for gained, lost, _ in draws:
+        low, high = paired_difference(int(gained), int(lost), n)
+        inside += low <= 0.01 <= high
+    assert 0.93 <= inside / len(draws) <= 0.975
+
+
+@pytest.mark.parametrize(("gained", "lost", "confidence"), [(-1, 0, 0.95), (3, 3, 0.95), (1, 1, 1.0)])
+def test_paired_difference_refuses_what_cannot_be(gained: int, lost: int, confidence: float) -> None:
+    with pytest.raises(ValueError, match=r"impossible|between 0 and 1"):
+        paired_difference(gained, lost, 5, confidence)

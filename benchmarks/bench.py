@@ -19,7 +19,7 @@ from leafport.benchmarks import views
 from leafport.benchmarks.accuracy import accuracy, agreement, check
 from leafport.benchmarks.machine import machine, versions
 from leafport.benchmarks.photographs import Photographs, Progress, choose, decode
-from leafport.benchmarks.report import KERAS, Artifact, ContractRecord, Latency, Report
+from leafport.benchmarks.report import KERAS, Artifact, Calibrated, ContractRecord, Latency, Report
 from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError, TargetError
 from leafport.export import inspection
@@ -238,6 +238,7 @@ def _entry(manifest: Manifest, exports: Path, name: str) -> _Candidate:
     """One artifact of an export folder, as a candidate."""
     entry = manifest.artifacts[name]
     head: dict[str, Any] = {"name": name, "target": entry.target, "variant": entry.variant, "sha256": entry.sha256}
+    head["calibration_curve"] = tuple(Calibrated(**point.model_dump()) for point in entry.calibration_curve)
     if entry.status != "ok":
         return _Candidate({**head, "invalid_reason": _without_paths(f"not exported: {entry.reason}", exports)}, None)
     path = manifest.artifact_path(exports, name)

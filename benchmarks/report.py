@@ -140,6 +140,14 @@ class Agreement(_Record):
     dangerous_flips: Count | None = None
 
 
+class Calibrated(_Record):
+    """One point of an artifact's calibration curve."""
+
+    images: Count
+    top1_agreement: Share
+    top1: Share | None = None
+
+
 class Latency(_Record):
     """Milliseconds of single predictions, one photograph each; ``samples`` and ``warmup`` are raw, in order."""
 
@@ -161,6 +169,8 @@ class Artifact(_Record):
         first_ms: the first prediction after opening, median of the same openings.
         peak_rss_bytes: the most memory its process held up to the end of the timed predictions: interpreter, runtime,
             model and one photograph at a time.
+        calibration_curve: how often a file calibrated on so many photographs would have named the Keras model's class,
+            and been right, on the export's comparison photographs; empty where that was not asked.
         valid: false where it could not be measured, or must not be believed; ``invalid_reason`` says why.
     """
 
@@ -178,6 +188,7 @@ class Artifact(_Record):
     load_ms: Milliseconds | None = None
     first_ms: Milliseconds | None = None
     peak_rss_bytes: Count | None = None
+    calibration_curve: tuple[Calibrated, ...] = ()
     valid: bool
     invalid_reason: str | None = None
 

@@ -29,12 +29,12 @@ from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError, OutputError, TargetError, VerificationError
 from leafport.export import gate, manifest, photographs
 from leafport.export.graph import GRAPH_FILE, QUANTISED_FILE
-from leafport.export.manifest import Entry, Gate, Manifest, Verified
+from leafport.export.manifest import CalibrationPoint, Entry, Gate, Manifest, Verified
 from leafport.export.photographs import Photographs
 from leafport.process import ProcessError
 from leafport.targets import registry
 from leafport.targets.registry import Artifact
-from leafport.training.data.splits import Splits
+from leafport.training.data.splits import Photo, Splits
 
 WORK = ".work"
 LOGS = "logs"
@@ -63,6 +63,8 @@ class Settings:
         time_limit_s: wall-clock seconds one conversion or comparison may take.
         memory_limit_bytes: resident memory one of their processes may use; None: four fifths of the machine's.
         calibration_images, comparison_images: photographs used at most, balanced over the classes.
+        calibration_curve: other numbers of calibration photographs, with each of which every file that is calibrated is
+            made and compared once more, and thrown away.
         alarm_margin: how many times what rounding takes from scores near the threshold a file's own threshold allows
             for (``refitting``); 0 leaves every file the classifier's threshold.
         gate: what is asked of every file.
@@ -74,6 +76,7 @@ class Settings:
     memory_limit_bytes: int | None = None
     calibration_images: int = 140
     comparison_images: int = 300
+    calibration_curve: tuple[int, ...] = ()
     alarm_margin: float = 4.0
     gate: Gate = field(default_factory=Gate)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -128,9 +131,8 @@ def export(
     artifacts = registry.select(list(patterns))
     unavailable = _unavailable(artifacts, patterns, learned=(run / quantisation.FILE).is_file())
     splits = Splits.load(run / "splits.json")
-    chosen = photographs.choose(
-        splits, data=data, calibration=settings.calibration_images, comparison=settings.comparison_images
-    )
+    most = max(settings.calibration_images, *settings.calibration_curve, 0)
+    chosen = photographs.choose(splits, data=data, calibration=most, comparison=settings.comparison_images)
     with files.locked(out / LOCK, f"Another export is writing to {out}. Wait for it, or give another --out."):
         state = _existing(out, identity, overwrite)
         engine = _Engine(run, out, contract, splits, chosen, settings, listener)
@@ -280,6 +282,7 @@ class _Engine:
             used.append(self._call("compare", self._comparison(artifact, written, safety), artifact.name))
             verified = Verified(**used[1].value)
             self._accept(artifact, verified)
+            curve = self._curve(artifact, staging)
             place = self.out / artifact.target / written.name
             place.parent.mkdir(exist_ok=True)
             with files.writable(place):
@@ -296,6 +299,7 @@ class _Engine:
                 facts=used[0].value["facts"],
                 safety=safety,
                 verified=verified,
+                calibration_curve=curve,
             )
         except LeafportError as problem:
             cost = (
@@ -307,6 +311,29 @@ class _Engine:
         finally:
             files.remove(staging)
 
+    def _curve(self, artifact: Artifact, staging: Path) -> tuple[CalibrationPoint, ...]:
+        """The same artifact calibrated on other numbers of photographs, and what it answers then."""
+        variant = registry.load(artifact.target).VARIANTS[artifact.variant]
+        if not takes_calibration(artifact.target) or not variant.refit or variant.learned:
+            return ()
+        points = []
+        for count in self.settings.calibration_curve:
+            folder = staging / f"calibrated-{count}"
+            folder.mkdir()
+            self.listener(Event(artifact.name, f"calibrating on {count}"))
+            made = self._call("convert", self._conversion(artifact, folder, count) | {"refit": None}, artifact.name)
+            found = self._call(
+                "compare", self._comparison(artifact, Path(made.value["path"]), None), artifact.name
+            ).value
+            files.remove(folder)
+            images = len(self._calibrating(count))
+            points.append(CalibrationPoint(images=images, top1_agreement=found["top1_agreement"], top1=found["top1"]))
+        return tuple(points)
+
+    def _calibrating(self, count: int | None = None) -> tuple[Photo, ...]:
+        """The photographs to calibrate on, or so many of them."""
+        return self.chosen.calibration[: self.settings.calibration_images if count is None else count]
+
     def _call(self, function: str, arguments: dict[str, Any], log: str) -> process.Outcome:
         return process.call(
             f"leafport.export.worker:{function}",
@@ -317,10 +344,10 @@ class _Engine:
             cancel=self.cancel,
         )
 
-    def _conversion(self, artifact: Artifact, staging: Path) -> dict[str, Any]:
+    def _conversion(self, artifact: Artifact, staging: Path, count: int | None = None) -> dict[str, Any]:
         options = dict(self.settings.options.get(artifact.target, {}))
         if takes_calibration(artifact.target):
-            options["calibration"] = self.chosen.paths(self.chosen.calibration)
+            options["calibration"] = self.chosen.paths(self._calibrating(count))
         return {
             "target": artifact.target,
             "variant": artifact.variant,
@@ -355,8 +382,13 @@ class _Engine:
         }
 
     def _calibration(self) -> manifest.Calibration:
-        photos = self.chosen.calibration
-        return manifest.Calibration(images=len(photos), sha256=photographs.list_sha256(photos))
+        photos = self._calibrating()
+        return manifest.Calibration(
+            images=len(photos),
+            classes=len({photo.folder for photo in photos}),
+            of_classes=len(self.splits.folders),
+            sha256=photographs.list_sha256(photos),
+        )
 
     def _accept(self, artifact: Artifact, verified: Verified) -> None:
         variant = registry.load(artifact.target).VARIANTS[artifact.variant]
@@ -376,6 +408,7 @@ class _Engine:
                 "comparison": photographs.list_sha256(self.chosen.comparison),
                 "gate": self.settings.gate.model_dump(),
                 "refit": [self.settings.alarm_margin, photographs.list_sha256(self.chosen.validation)],
+                "curve": list(self.settings.calibration_curve),
                 "versions": current.versions,
             }
         )

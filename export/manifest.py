@@ -57,10 +57,19 @@ class Verified(_Record):
         return None if self.top1 is None or self.reference_top1 is None else self.reference_top1 - self.top1
 
 
+class CalibrationPoint(_Record):
+    """What a file would be that was calibrated on so many photographs; compared as it stands, at no threshold."""
+
+    images: int
+    top1_agreement: float
+    top1: float | None = None
+
+
 class Entry(_Record):
     """One artifact. ``path`` is relative to the manifest's folder; ``fingerprint`` hashes all it was made from.
 
     ``safety`` is the file's own, where it rounds and got a threshold of its own; else the contract's holds.
+    ``calibration_curve`` says what other numbers of calibration photographs would have made of it, if that was asked.
     """
 
     target: str
@@ -75,6 +84,7 @@ class Entry(_Record):
     facts: dict[str, Any] | None = None
     safety: Safety | None = None
     verified: Verified | None = None
+    calibration_curve: tuple[CalibrationPoint, ...] = ()
     fingerprint: str
 
 
@@ -96,9 +106,14 @@ class GraphRecord(_Record):
 
 
 class Calibration(_Record):
-    """The photographs quantisation was calibrated on: how many, of which split, and the hash of their list."""
+    """The photographs quantisation was calibrated on: how many, of which split, and the hash of their list.
+
+    ``classes`` of the ``of_classes`` class folders are among them.
+    """
 
     images: int
+    classes: int | None = None
+    of_classes: int | None = None
     split: Literal["train"] = "train"
     sha256: str
 

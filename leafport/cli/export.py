@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from leafport.cli.train import Numbers
 from leafport.contract import Safety
 from leafport.errors import TargetError
 from leafport.export import engine
@@ -62,6 +63,12 @@ def shared_options(function: Any) -> Any:
             show_default=True,
             type=click.IntRange(1),
             help="Photographs of the training split to calibrate int8 on.",
+        ),
+        click.option(
+            "--calibration-curve",
+            type=Numbers(),
+            metavar="N,N…",
+            help="Show what other numbers of them would make of every file that is calibrated: 8,32,128,512.",
         ),
         click.option(
             "--comparison-images",
@@ -145,6 +152,7 @@ def _export(
     time_limit: float,
     memory_limit: float | None,
     calibration_images: int,
+    calibration_curve: tuple[int, ...] | None,
     comparison_images: int,
     alarm_margin: float,
     min_agreement: float | None,
@@ -163,6 +171,7 @@ def _export(
         time_limit_s=time_limit,
         memory_limit_bytes=int(memory_limit * 2**30) if memory_limit else None,
         calibration_images=calibration_images,
+        calibration_curve=calibration_curve or (),
         comparison_images=comparison_images,
         alarm_margin=alarm_margin,
         gate=Gate(
@@ -240,7 +249,30 @@ def show(made: Manifest, out: Path) -> None:
         "To safe: photographs it calls positive and the file, at its own threshold, does not.",
         soft_wrap=True,
     )
+    _show_calibration(made)
     terminal.out.print(f"Next: leafport bench {out} --out REPORT", soft_wrap=True, markup=False)
+
+
+def _show_calibration(made: Manifest) -> None:
+    """What other numbers of photographs would have made of each file; and a warning where too few were taken."""
+    from leafport.cli import terminal
+
+    curves = {name: entry.calibration_curve for name, entry in made.artifacts.items() if entry.calibration_curve}
+    if curves:
+        table = terminal.table("calibrated on>", "artifact", "agreement>", "top-1>")
+        for name, points in curves.items():
+            for point in points:
+                right = "–" if point.top1 is None else f"{point.top1:.1%}"
+                table.add_row(f"{point.images}", name, f"{point.top1_agreement:.1%}", right)
+        terminal.out.print(table)
+    used = made.calibration
+    if used and used.classes and used.of_classes and used.classes < used.of_classes:
+        terminal.out.print(
+            f"The {used.images} calibration photographs show {used.classes} of {used.of_classes} classes: int8 files "
+            "may round the others badly. Give more --calibration-images.",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def _row(name: str, entry: Entry, safety: Safety | None) -> list[str]:

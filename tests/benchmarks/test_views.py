@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 
 from leafport.benchmarks import plot, verdict, views
-from leafport.benchmarks.report import Accuracy, Agreement, Artifact, ContractRecord, Data, Latency, Machine, Report
+from leafport.benchmarks.report import (
+    Accuracy,
+    Agreement,
+    Artifact,
+    Calibrated,
+    ContractRecord,
+    Data,
+    Latency,
+    Machine,
+    Report,
+)
 from leafport.benchmarks.report import read as read_report
 from leafport.contract import ImageInput, Safety
 
@@ -264,3 +274,13 @@ def test_markdown_tables_have_as_many_cells_as_columns(ordinary: Report, safety:
     assert len(blocks) >= 6
     for lines in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, lines
+
+
+def test_a_calibration_curve_is_shown(ordinary: Report) -> None:
+    curve = (Calibrated(images=8, top1_agreement=0.9, top1=0.7), Calibrated(images=128, top1_agreement=0.97))
+    first, *rest = ordinary.artifacts
+    drawn = ordinary.model_copy(update={"artifacts": (first.model_copy(update={"calibration_curve": curve}), *rest)})
+    for view in (views.html, views.markdown):
+        assert "128" in view([drawn]) and "97.0" in view([drawn])
+    assert "Calibration photographs" in views.html([drawn])
+    assert "Calibration photographs" not in views.html([ordinary])

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from leafport import files
+from leafport.cli import export
 from leafport.errors import DataError, ModelError, OutputError, TargetError
 from leafport.export import engine, manifest
 from leafport.export.engine import Event, Settings
@@ -144,6 +146,30 @@ def test_asking_for_a_missing_library_is_refused(run: Path, tmp_path: Path, monk
     monkeypatch.setattr(onnx, "available", lambda variant: "onnx is not installed: pip install 'leafport[onnx]'")
     with pytest.raises(TargetError, match=r"onnx-float32 cannot be written here.*pip install"):
         engine.export(run, tmp_path / "out", ["onnx"], settings=FEW)
+
+
+def test_the_curve_says_what_other_numbers_of_photographs_would_make_of_a_file(run: Path, tmp_path: Path) -> None:
+    asked = dataclasses.replace(FEW, calibration_curve=(2, 24))
+    made = engine.export(run, tmp_path / "out", ["tflite-int8", "tflite-float32"], settings=asked)
+    points = made.artifacts["tflite-int8"].calibration_curve
+    assert [point.images for point in points] == [2, 24]
+    assert all(0 <= point.top1_agreement <= 1 and point.top1 is not None for point in points)
+    assert made.artifacts["tflite-float32"].calibration_curve == ()
+    assert made.calibration and (made.calibration.images, made.calibration.classes) == (12, 3)
+    assert sorted(path.name for path in (tmp_path / "out" / "tflite").iterdir()) == [
+        "shapes-float32.tflite",
+        "shapes-int8.tflite",
+    ]
+
+
+def test_photographs_that_show_too_few_classes_are_warned_of(run: Path, tmp_path: Path) -> None:
+    few = ["--comparison-images", "12", "--calibration-images", "2", "--calibration-curve", "4"]
+    arguments = [str(run), "--out", str(tmp_path / "out"), "--target", "tflite-int8", *few, "--min-agreement", "0"]
+    outcome = CliRunner().invoke(export.command, arguments)
+    assert outcome.exit_code == 0, outcome.output
+    said = " ".join(outcome.output.split())
+    assert "The 2 calibration photographs show 2 of 3 classes" in said
+    assert "calibrated on" in said
 
 
 def export_command(run: Path, out: Path, *arguments: str) -> list[str]:

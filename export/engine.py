@@ -314,7 +314,8 @@ class _Engine:
     def _curve(self, artifact: Artifact, staging: Path) -> tuple[CalibrationPoint, ...]:
         """The same artifact calibrated on other numbers of photographs, and what it answers then."""
         variant = registry.load(artifact.target).VARIANTS[artifact.variant]
-        if not takes_calibration(artifact.target) or not variant.refit or variant.learned:
+        calibrated = "calibration" in photographs_taken(artifact.target) and variant.refit
+        if not calibrated or variant.learned or variant.asked:
             return ()
         points = []
         for count in self.settings.calibration_curve:
@@ -346,8 +347,11 @@ class _Engine:
 
     def _conversion(self, artifact: Artifact, staging: Path, count: int | None = None) -> dict[str, Any]:
         options = dict(self.settings.options.get(artifact.target, {}))
-        if takes_calibration(artifact.target):
+        taken = photographs_taken(artifact.target)
+        if "calibration" in taken:
             options["calibration"] = self.chosen.paths(self._calibrating(count))
+        if "validation" in taken:
+            options["validation"] = self.chosen.paths(self.chosen.validation)
         return {
             "target": artifact.target,
             "variant": artifact.variant,
@@ -397,7 +401,7 @@ class _Engine:
 
     def _fingerprint(self, artifact: Artifact, current: Manifest) -> str:
         """A hash of all an artifact is made from: equal fingerprints, nothing to do."""
-        calibrated = takes_calibration(artifact.target)
+        calibrated = "calibration" in photographs_taken(artifact.target)
         return files.sha256_json(
             {
                 "artifact": [artifact.target, artifact.variant],
@@ -414,9 +418,9 @@ class _Engine:
         )
 
 
-def takes_calibration(target: str) -> bool:
-    """Whether a target's Options ask for photographs to calibrate on."""
-    return "calibration" in {field.name for field in dataclasses.fields(registry.load(target).Options)}
+def photographs_taken(target: str) -> set[str]:
+    """Which photographs a target's Options ask for: to calibrate on, to choose by."""
+    return {field.name for field in dataclasses.fields(registry.load(target).Options)} & {"calibration", "validation"}
 
 
 def versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ def problem(name: str, variant: Variant, verified: Verified, gate: Gate) -> str 
     if not reasons:
         return None
     advice = "Train longer, calibrate on more photographs, or ask for less knowingly."
-    return f"{name} {'; it '.join(reasons)}. {advice}"
+    return f"{name} {'; it '.join(reasons)}. {advice} {variant.instead}".rstrip()
 
 
 def _disagreement(variant: Variant, verified: Verified, min_agreement: float | None) -> str | None:

@@ -71,8 +71,8 @@ def convert(
     module = registry.load(target)
     serving = ServingGraph(Path(graph_path), Contract.from_json(contract))
     settings = module.Options(**options)
-    if hasattr(settings, "calibration"):
-        settings = dataclasses.replace(settings, calibration=tuple(map(Path, settings.calibration)))
+    given = [name for name in ("calibration", "validation") if hasattr(settings, name)]
+    settings = dataclasses.replace(settings, **{name: tuple(map(Path, getattr(settings, name))) for name in given})
     path = module.convert(serving, variant, Path(out_dir), settings)
     own = _restated(module, path, serving.contract, **refit) if refit else serving.contract
     facts = module.inspect(path)

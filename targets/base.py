@@ -32,6 +32,8 @@ class Variant:
         learned: whether it takes a classifier that has learned to be rounded (``leafport train --qat``).
         refit: whether it rounds so far that its scores move, and it gets a threshold of its own. Its target then has a
             function ``restate(path, contract)``, which puts another contract into a written file.
+        asked: whether it is made only when it is asked for by its own name.
+        instead: what to try where it does not pass the gate.
     """
 
     summary: str
@@ -39,6 +41,8 @@ class Variant:
     also: tuple[str, ...] = ()
     learned: bool = False
     refit: bool = False
+    asked: bool = False
+    instead: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,8 @@ class Runner(Protocol):
 class Options(Protocol):
     """A target's settings: a frozen dataclass. Fields made with ``option`` become flags of ``leafport export``.
 
-    A field called ``calibration`` (a tuple of paths of photographs, from the training split) is filled by the
-    export engine and is no flag.
+    Fields called ``calibration`` and ``validation`` (tuples of paths of photographs, from these splits) are filled by
+    the export engine and are no flags.
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]

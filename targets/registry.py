@@ -71,18 +71,22 @@ def load(name: str) -> Target:
 def select(patterns: Sequence[str] = ()) -> list[Artifact]:
     """The artifacts that ``patterns`` ("tflite", "tflite-int8") name, in the table's order; all when there are none.
 
+    Variants that are made only when asked for must be named themselves.
+
     Raises:
         TargetError: a pattern names nothing.
     """
     every = [Artifact(name, variant) for name in _usable(patterns) for variant in load(name).VARIANTS]
+    usual = [artifact for artifact in every if not load(artifact.target).VARIANTS[artifact.variant].asked]
     if not patterns:
-        return every
+        return usual
     for pattern in patterns:
         if not any(pattern in (artifact.target, artifact.name) for artifact in every):
             raise TargetError(
                 f"There is no target {pattern!r}. There are: {', '.join(artifact.name for artifact in every)}."
             )
-    return [artifact for artifact in every if {artifact.target, artifact.name} & set(patterns)]
+    wanted = {artifact for artifact in usual if artifact.target in patterns}
+    return [artifact for artifact in every if artifact in wanted or artifact.name in patterns]
 
 
 def suffixes() -> dict[str, str]:

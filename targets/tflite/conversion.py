@@ -14,15 +14,17 @@ import numpy as np
 from leafport import files, images
 from leafport.contract import Contract
 from leafport.errors import ConversionError
-from leafport.export.graph import INPUT
+from leafport.export.graph import INPUT, OUTPUT
 from leafport.targets.base import Variant, option
-from leafport.targets.tflite import logits, metadata, rounding
+from leafport.targets.tflite import interpreter, logits, metadata, mixed, rounding
 from leafport.targets.tflite.facts import LARGE_WEIGHTS
 
 if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
 
-_ROUNDING_PHOTOGRAPHS, _BATCH = 64, 8
+_ROUNDING_PHOTOGRAPHS, _SEARCH_PHOTOGRAPHS, _BATCH = 64, 120, 8
+_INTEGER, _CALIBRATED = ("int8", "int8-qat"), ("int8", "mixed")
+_EIGHT_BITS = ("dynamic", *_INTEGER, "mixed")
 
 VARIANTS = {
     "float32": Variant("32-bit floats throughout", also=("fp32",)),
@@ -44,6 +46,14 @@ VARIANTS = {
         0.88,
         also=("quant", "quantized", "integer", "uint8"),
         refit=True,
+        instead="tflite-mixed keeps in float what loses most; `leafport train --qat` makes it lose less.",
+    ),
+    "mixed": Variant(
+        "8-bit but for the fewest operations that must stay float; made only when asked for, as it takes minutes",
+        0.95,
+        also=("selective",),
+        refit=True,
+        asked=True,
     ),
 }
 
@@ -53,12 +63,14 @@ class Options:
     """How TFLite files are written."""
 
     calibration: tuple[Path, ...] = ()
+    validation: tuple[Path, ...] = ()
     per_channel_dense: bool = option(
         False, "Quantise dense layers per output channel: needs LiteRT; tflite-runtime 2.14 refuses or misreads it."
     )
     fit_rounding: bool = option(
         True, "Choose 8-bit weights, and the steps of logits, so that results on the calibration photographs stay."
     )
+    mixed_agreement: float = option(0.98, "The agreement for which tflite-mixed keeps as little in float as it takes.")
 
 
 def available(variant: str) -> str | None:
@@ -73,13 +85,16 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
 
     Raises:
         ConversionError: an operation has no TFLite builtin (select-TF operations never slip in), there are no
-            photographs to calibrate ``int8`` on, or no learned ranges for ``int8-qat``.
+            photographs to calibrate ``int8`` or ``mixed`` on, no learned ranges for ``int8-qat``, or nothing that
+            ``mixed`` need keep in float.
     """
     import tensorflow as tf
 
+    if variant in _CALIBRATED and not options.calibration:
+        raise ConversionError(f"{variant} needs photographs of the training split to calibrate on, and got none.")
     with tempfile.TemporaryDirectory(dir=out_dir) as scratch:
         source = graph.quantised() if variant == "int8-qat" else graph
-        if variant in ("dynamic", "int8") and options.fit_rounding and options.calibration:
+        if variant in ("dynamic", *_CALIBRATED) and options.fit_rounding and options.calibration:
             source = _rounded(graph, variant, Path(scratch) / "rounded.pb", options)
         module, saved_model = source.module(batch=1), str(Path(scratch) / "saved_model")
         tf.saved_model.save(module, saved_model, signatures=module.serve)
@@ -89,20 +104,23 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if variant == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if variant in ("dynamic", "int8", "int8-qat"):
+        if variant in _EIGHT_BITS:
             converter._experimental_disable_per_channel_quantization_for_dense_layers = not options.per_channel_dense
-        if variant == "int8":
-            if not options.calibration:
-                raise ConversionError("int8 needs photographs of the training split to calibrate on, and got none.")
+        if variant in _CALIBRATED:
             converter.representative_dataset = lambda: _calibration(options.calibration, graph.contract)
+        if variant == "mixed":
+            converter._experimental_calibrate_only = True
+        if variant == "int8":
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        if variant in ("int8", "int8-qat"):
+        if variant in _INTEGER:
             converter.inference_input_type = converter.inference_output_type = tf.uint8
         try:
             model = converter.convert()
         except Exception as problem:  # The converter raises its own kinds and plain ones alike.
             raise ConversionError(f"The TFLite converter refused the graph: {problem}") from problem
-        if variant in ("int8", "int8-qat") and options.fit_rounding and options.calibration:
+        if variant == "mixed":
+            model = _mixed(model, graph, options, Path(scratch) / "tried.tflite")
+        if variant in _INTEGER and options.fit_rounding and options.calibration:
             model = _with_finer_logits(model, graph, options)
     path = out_dir / f"{graph.contract.name}-{variant}.tflite"
     files.write_bytes(path, metadata.attach(model, graph.contract))
@@ -120,6 +138,24 @@ def _rounded(graph: ServingGraph, variant: str, path: Path, options: Options) ->
     )
     files.write_bytes(path, made.SerializeToString(deterministic=True))
     return dataclasses.replace(graph, path=path)
+
+
+def _mixed(calibrated: bytes, graph: ServingGraph, options: Options, scratch: Path) -> bytes:
+    """The file with as little in float as it takes for the answers to validation photographs."""
+    photographs = options.validation[:_SEARCH_PHOTOGRAPHS]
+    if not photographs:
+        raise ConversionError("mixed needs photographs of the validation split to choose by, and got none.")
+    pixels = np.concatenate(list(images.batches(photographs, graph.contract.image)))
+    serve = graph.function(batch=None)
+    true = np.concatenate([serve(image=batch)[OUTPUT].numpy() for batch in _fed(photographs, graph.contract)])
+
+    def answers(model: bytes) -> np.ndarray:
+        scratch.write_bytes(model)
+        return interpreter.runner(scratch, graph.contract).predict(pixels)
+
+    return mixed.search(
+        calibrated, true, answers, goal=options.mixed_agreement, per_channel_dense=options.per_channel_dense
+    ).model
 
 
 def _with_finer_logits(model: bytes, graph: ServingGraph, options: Options) -> bytes:

@@ -42,7 +42,7 @@ def broken_claims(variant: str, facts: Facts, contract: Contract | None) -> list
     """What is not as the variant has it.
 
     ``int8`` and ``int8-qat`` have no float anywhere, ``float32`` nothing else; ``float16`` and ``dynamic`` store their
-    weights so.
+    weights so; ``mixed`` has both int8 and float ones.
     """
     broken = carried_claims(facts, contract)
     variant = variant.removesuffix("-qat")
@@ -55,6 +55,8 @@ def broken_claims(variant: str, facts: Facts, contract: Contract | None) -> list
             broken.append(f"{tensor.name} is {tensor.dtype}, not {' or '.join(sorted(interface))}")
     if variant == "int8" and facts.notes["float_ops"]:
         broken.append(f"it has float operations: {', '.join(facts.notes['float_ops'])}")
+    if variant == "mixed" and not {"int8"} < set(stored):
+        broken.append(f"it stores {', '.join(stored) or 'no'} weights, not int8 and float ones")
     if variant == "float32" and (other := set(stored) & {"float16", "int8", "uint8"}):
         broken.append(f"it stores {', '.join(sorted(other))} weights")
     small = {"float16": "float16", "dynamic": "int8", "int8": "int8"}.get(variant)

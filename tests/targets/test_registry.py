@@ -26,6 +26,8 @@ def test_selection() -> None:
     assert [artifact.name for artifact in every if artifact.target == "tflite"] == [
         *("tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8-qat", "tflite-int8")
     ]
+    assert registry.select(["tflite-mixed"]) == [Artifact("tflite", "mixed")]  # Not without being asked for.
+    assert Artifact("tflite", "mixed") not in registry.select(["tflite"])
     assert registry.select(["savedmodel", "tflite-int8"]) == [Artifact("tflite", "int8"), Artifact("savedmodel", "")]
     with pytest.raises(TargetError, match=r"no target 'tflite-int4'.*tflite-int8"):
         registry.select(["tflite-int4"])

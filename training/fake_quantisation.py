@@ -29,6 +29,7 @@ Range = tuple[float, float]
 _STEPS = 127
 _PIXELS: Range = (0.0, 255.0)
 _MOMENTUM = 0.99
+_SMALLEST = 1e-7
 
 
 def fake_quantised(model: keras.Model, ranges: Mapping[str, Range] | None = None) -> keras.Model:
@@ -45,6 +46,39 @@ def fake_quantised(model: keras.Model, ranges: Mapping[str, Range] | None = None
         ModelError: the model has a layer of which it is not known how an int8 file calculates it.
     """
     return _Drawing(ranges).draw(model)
+
+
+def imitating(student: keras.Model, teacher: keras.Model) -> keras.Model:
+    """``student`` with a second loss: to answer otherwise than ``teacher``, which stays as it is (Hinton et al. 2015).
+
+    What a network knew before it was rounded is worth more than labels alone: these say nothing of how likely the other
+    classes are, and a few epochs of them would pull it elsewhere.
+    """
+    teacher = _undisturbed(teacher)
+    teacher.trainable = False
+    teacher.name = "teacher"
+    image = keras.Input(student.input_shape[1:], name="image")
+    return keras.Model(image, _Imitation(name="imitation")(student(image), teacher(image)))
+
+
+class _Imitation(layers.Layer):
+    """Hands on the student's probabilities, and adds the cross-entropy of the teacher's to the loss."""
+
+    def call(self, student: Any, teacher: Any) -> Any:
+        likely = ops.clip(student, _SMALLEST, 1.0)
+        self.add_loss(-ops.mean(ops.sum(ops.stop_gradient(teacher) * ops.log(likely), axis=-1)))
+        return student
+
+
+def _undisturbed(model: keras.Model) -> keras.Model:
+    """The same layers but for those that drop features while training, from which Keras 3 cannot be kept otherwise."""
+
+    def call(layer: Any, *inputs: Any, **settings: Any) -> Any:
+        if isinstance(layer, layers.Dropout):
+            return inputs[0]
+        return (_undisturbed(layer) if isinstance(layer, keras.Model) else layer)(*inputs, **settings)
+
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
 
 
 def ranges_of(model: keras.Model) -> dict[str, Range]:

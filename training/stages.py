@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leafport import files
+from leafport.classifier import Classifier
 from leafport.contract import Contract, ImageInput
 from leafport.errors import OutputError
 from leafport.quantisation import Quantisation
@@ -167,11 +168,13 @@ class _Training:
         return Trained(final.model, history + refitted, _best(refitted))
 
     def quantised(self, network: Network) -> Trained:
-        """A finished network learns to be rounded."""
+        """A finished network learns to be rounded, and to answer as it did."""
         from leafport.training import fake_quantisation
 
+        assert self.config.source is not None  # ``train.check`` has seen to it.
         rounding = fake_quantisation.fake_quantised(network.model)
-        history = self._whole(rounding, QUANTISING, start=None)
+        learning = fake_quantisation.imitating(rounding, Classifier.load(self.config.source).model)
+        history = self._whole(learning, QUANTISING, start=None)
         fake_quantisation.put_on_steps(rounding)
         ranges = Quantisation(ranges=fake_quantisation.ranges_of(rounding))
         return Trained(network.model, history, _best(history), ranges)

@@ -23,6 +23,7 @@ from leafport.training.fake_quantisation import (
     FakeQuantise,
     SteppedWeights,
     fake_quantised,
+    imitating,
     put_on_steps,
     ranges_of,
 )
@@ -214,3 +215,35 @@ def test_damaged_ranges_are_refused(classifier: Classifier, tmp_path: Path, rang
     files.write_json(tmp_path / "quantisation.json", {"schema_version": 1, "ranges": ranges})
     with pytest.raises(ModelError, match=r"quantisation\.json does not hold the ranges"):
         Classifier.load(tmp_path)
+
+
+def test_a_student_is_held_to_its_teacher(classifier: Classifier, pixels: np.ndarray) -> None:
+    images = pixels.astype(np.float32)
+    teacher = classifier.model
+    student = keras.models.clone_model(teacher)
+    *others, kernel, bias = teacher.get_weights()
+    student.set_weights([*others, kernel * 0.2, bias])
+    for layer in student.layers[:-1]:
+        layer.trainable = False
+    before = [weight.numpy() for weight in teacher.weights]
+    learning = imitating(student, teacher)
+    assert {id(weight) for weight in learning.trainable_variables} == {id(w) for w in student.trainable_variables}
+    learning(images, training=True)
+    answers, goal = student(images).numpy(), teacher(images).numpy()
+    expected = -(goal * np.log(np.clip(answers, 1e-7, 1))).sum(axis=1).mean()
+    learning(images, training=False)
+    assert float(learning.losses[0]) == pytest.approx(expected, rel=1e-4)
+    learning.compile(keras.optimizers.Adam(0.05), lambda truth, found: 0.0 * keras.ops.sum(found, axis=-1))
+    learning.fit(images, np.zeros((len(images), 3)), epochs=150, verbose=0)
+    assert np.abs(student(images).numpy() - goal).max() < np.abs(answers - goal).max() / 2
+    for weight, value in zip(teacher.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+
+
+def test_a_teacher_is_not_disturbed_while_training(classifier: Classifier, pixels: np.ndarray) -> None:
+    """Its dropout would make it say something else at every step."""
+    images = pixels.astype(np.float32)
+    student = keras.models.clone_model(classifier.model)
+    learning = imitating(student, classifier.model)
+    teacher = learning.get_layer("teacher")
+    np.testing.assert_allclose(teacher(images, training=True).numpy(), classifier.model(images).numpy(), atol=1e-6)

@@ -13,6 +13,7 @@ from leafport.wording import sentence as sentence_of
 NEAR = 0.01
 SAME = 0.99
 UNSTEADY = 1.5
+SLOWER = 1.1
 BUSY = 0.1
 
 Tone = Literal["good", "plain", "bad"]
@@ -31,7 +32,7 @@ class Finding:
 def findings(report: Report) -> list[Finding]:
     """What to know before choosing a file, most wanted first."""
     compared = [_smallest(report), _fastest(report)] if len(report.artifacts) > 1 else []
-    found = [*compared, _same_answers(report), _alarms_lost(report), _unmeasured(report)]
+    found = [*compared, _slower(report), _same_answers(report), _alarms_lost(report), _unmeasured(report)]
     return [finding for finding in found if finding]
 
 
@@ -155,6 +156,21 @@ def _fastest(report: Report) -> Finding | None:
     if not near(report, row) and row.accuracy:
         detail += f"; but its top-1 is more than a point lower, {percent(row.accuracy.top1)}"
     return Finding("Fastest timed here", row.name, f"{detail}.")
+
+
+def _slower(report: Report) -> Finding | None:
+    """Smaller files that cost time: 8-bit weights over float activations do, in networks of depthwise layers."""
+    timed = {row.name: row.latency_ms.median for row in measured(report) if row.latency_ms}
+    whole = {row.target: timed[row.name] for row in measured(report) if row.variant == "float32" and row.name in timed}
+    slower = {
+        row.name: timed[row.name] / whole[row.target]
+        for row in measured(report)
+        if row.name in timed and row.target in whole and timed[row.name] > SLOWER * whole[row.target]
+    }
+    if not slower:
+        return None
+    named = listed([f"{name} takes {digits(times)} times as long" for name, times in slower.items()])
+    return Finding("Slower than in 32 bits", listed(list(slower)), f"{named} as float32 here.", "bad")
 
 
 def _same_answers(report: Report) -> Finding | None:

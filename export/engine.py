@@ -128,8 +128,8 @@ def export(
     if settings.gate.max_flips is not None and contract.safety is None:
         raise ModelError(f"{run} names no positive labels, so no flips can be counted: leave --max-flips out.")
     identity = manifest.ClassifierRecord(path=str(run.resolve()), sha256=classifier.digest(run))
-    artifacts = registry.select(list(patterns))
-    unavailable = _unavailable(artifacts, patterns, learned=(run / quantisation.FILE).is_file())
+    artifacts = wanted(run, patterns)
+    unavailable = _unavailable(artifacts, explicit=bool(patterns))
     splits = Splits.load(run / "splits.json")
     most = max(settings.calibration_images, *settings.calibration_curve, 0)
     chosen = photographs.choose(splits, data=data, calibration=most, comparison=settings.comparison_images)
@@ -432,23 +432,32 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _unavailable(artifacts: list[Artifact], patterns: Sequence[str], *, learned: bool) -> dict[str, str]:
-    """Why artifacts cannot be made here, or of a classifier that has not ``learned`` to be rounded.
+def wanted(run: Path, patterns: Sequence[str] = ()) -> list[Artifact]:
+    """The artifacts that ``patterns`` ask for, but those for which ``run`` would have had to learn to be rounded.
 
     Raises:
-        TargetError: the user asked for one of them by name, or for its target, which cannot write it here.
+        TargetError: a pattern names nothing, or one of these.
     """
-    reasons, refused = {}, []
+    found = registry.select(list(patterns))
+    if (run / quantisation.FILE).is_file():
+        return found
+    takes = {artifact for artifact in found if registry.load(artifact.target).VARIANTS[artifact.variant].learned}
+    if named := [artifact.name for artifact in takes if artifact.name in patterns]:
+        raise TargetError(
+            f"{', '.join(named)} cannot be written: this classifier has not learned to be rounded. Let it, with "
+            "leafport train --from RUN --qat, or leave that target."
+        )
+    return [artifact for artifact in found if artifact not in takes]
+
+
+def _unavailable(artifacts: list[Artifact], *, explicit: bool) -> dict[str, str]:
+    """Why artifacts cannot be made here. Raises TargetError when the user asked for one of them by name."""
+    reasons = {}
     for artifact in artifacts:
-        target = registry.load(artifact.target)
-        if reason := target.available(artifact.variant):
+        if reason := registry.load(artifact.target).available(artifact.variant):
             reasons[artifact.name] = reason
-            refused += [artifact.name] if {artifact.name, artifact.target} & set(patterns) else []
-        elif target.VARIANTS[artifact.variant].learned and not learned:
-            reasons[artifact.name] = "the classifier has not learned to be rounded (leafport train --from RUN --qat)"
-            refused += [artifact.name] if artifact.name in patterns else []
-    if refused:
-        raise TargetError("; ".join(f"{name} cannot be written here: {reasons[name]}" for name in refused))
+    if explicit and reasons:
+        raise TargetError("; ".join(f"{name} cannot be written here: {reason}" for name, reason in reasons.items()))
     return reasons
 
 

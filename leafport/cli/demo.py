@@ -37,9 +37,9 @@ def command(
     every file, and ends with one report. The species do not exist: nothing here tells anything about real plants.
     """
     from leafport.cli import terminal
-    from leafport.targets import registry
+    from leafport.export import engine
 
-    registry.select(patterns)  # A misspelt target should not cost two trainings.
+    engine.wanted(out, patterns)  # A misspelt target should not cost two trainings.
     started = time.monotonic()
     _make_room(out, overwrite)
     positive = _draw(out, seed, photographs)
@@ -117,10 +117,9 @@ def _train(out: Path, task: str, positive: Path, epochs: int | None) -> None:
 def _export(out: Path, task: str, patterns: tuple[str, ...]) -> int:
     from leafport.cli.export import showing
     from leafport.export import engine
-    from leafport.targets import registry
 
     _step({"class": 4, "binary": 5}[task], f"Exporting the {task} classifier, proving each file")
-    with showing(len(registry.select(patterns))) as listener:
+    with showing(len(engine.wanted(out / task, patterns))) as listener:
         made = engine.export(
             out / task,
             out / f"{task}-exports",

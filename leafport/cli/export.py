@@ -181,7 +181,7 @@ def _export(
         ),
         options=options,
     )
-    with showing(len(registry.select(patterns))) as listener:
+    with showing(len(engine.wanted(run, patterns))) as listener:
         made = engine.export(run, out, patterns, data=data, settings=settings, overwrite=overwrite, listener=listener)
     if as_json:
         click.echo(json.dumps(made.model_dump(mode="json"), indent=2, ensure_ascii=False))

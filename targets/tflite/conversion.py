@@ -32,7 +32,10 @@ VARIANTS = {
         "16-bit weights, computed in 32 bits on a CPU and in 16 on a GPU: half the size", also=("fp16",)
     ),
     "dynamic": Variant(
-        "8-bit weights, activations quantised as they come: a quarter of the size", 0.93, also=("drq",), refit=True
+        "8-bit weights, activations quantised as they come: a quarter of the size; slow in depthwise networks",
+        0.93,
+        also=("drq",),
+        refit=True,
     ),
     "int8-qat": Variant(
         "as int8, with the ranges that quantisation-aware training found: for classifiers trained with --qat",

@@ -284,3 +284,18 @@ def test_a_calibration_curve_is_shown(ordinary: Report) -> None:
         assert "128" in view([drawn]) and "97.0" in view([drawn])
     assert "Calibration photographs" in views.html([drawn])
     assert "Calibration photographs" not in views.html([ordinary])
+
+
+def test_a_small_file_that_costs_time_is_said(ordinary: Report) -> None:
+    rows = (
+        row("keras", 90, 50.0),
+        row("tflite-float32", 80, 10.0),
+        row("tflite-dynamic", 20, 15.2),
+        row("tflite-int8", 21, 5.0),
+        row("tflite-float16", 40, 10.4),
+    )
+    finding = next(one for one in verdict.findings(report(*rows)) if one.question == "Slower than in 32 bits")
+    assert (finding.answer, finding.tone) == ("tflite-dynamic", "bad")
+    assert "1.52 times as long as float32 here" in finding.detail
+    steady = report(*(one for one in rows if one.name != "tflite-dynamic"))
+    assert "Slower than in 32 bits" not in [one.question for one in verdict.findings(steady)]

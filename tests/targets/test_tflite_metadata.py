@@ -109,5 +109,5 @@ def test_mediapipe_takes_scaling_and_labels_out_of_the_file(
     assert all(set(answer) == set(labels) for answer in found)
     theirs = np.array([[answer[label] for label in labels] for answer in found])
     ours = tflite.runner(tflite_files[variant], serving_graph.contract, threads=1).predict(pixels)
-    np.testing.assert_allclose(theirs, ours, atol=0.05 if variant in ("dynamic", "int8") else 1e-3)
+    np.testing.assert_allclose(theirs, ours, atol=0.05 if tflite.VARIANTS[variant].refit else 1e-3)
     assert (theirs.argmax(axis=1) == ours.argmax(axis=1)).mean() >= 0.99

@@ -10,7 +10,7 @@ import pytest
 from leafport.errors import ConversionError
 from leafport.export.graph import ServingGraph
 from leafport.targets import tflite
-from leafport.targets.tflite import conversion, mixed
+from leafport.targets.tflite import mixed
 from leafport.targets.tflite.mixed import search
 
 
@@ -55,29 +55,18 @@ def test_what_float_does_not_help_is_refused(names: list[str]) -> None:
 
 
 def test_a_file_is_int8_and_float(
-    serving_graph: ServingGraph, photographs: tuple[Path, ...], pixels: np.ndarray, tmp_path: Path
+    serving_graph: ServingGraph, tflite_files: dict[str, Path], pixels: np.ndarray
 ) -> None:
-    contract = serving_graph.contract
-    options = tflite.Options(calibration=photographs, validation=photographs, mixed_agreement=1.0, fit_rounding=False)
-
-    def keep(model: bytes, *_: object) -> bytes:
-        return mixed.quantise(model, mixed._operations(model)[2:4], per_channel_dense=False)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conversion, "_mixed", keep)
-        path = tflite.convert(serving_graph, "mixed", tmp_path, options)
-    facts = tflite.inspect(path)
+    contract, facts = serving_graph.contract, tflite.inspect(tflite_files["mixed"])
     assert tflite.broken_claims("mixed", facts, contract) == []
     assert facts.weights["int8"] > 0 and facts.weights["float32"] > 0
     assert 0 < facts.notes["float_share"] < 1
     assert facts.inputs[0].dtype == facts.outputs[0].dtype == "float32"
-    found = tflite.runner(path, contract, 1).predict(pixels)
-    module = serving_graph.function(batch=None)
-    true = module(image=pixels.astype(np.float32))["probabilities"].numpy()
+    found = tflite.runner(tflite_files["mixed"], contract, 1).predict(pixels)
+    true = serving_graph.function(batch=None)(image=pixels.astype(np.float32))["probabilities"].numpy()
     assert np.abs(found - true).max() < 0.2
-    assert "it stores int8 weights, not int8 and float ones" in tflite.broken_claims(
-        "mixed", tflite.inspect(tflite.convert(serving_graph, "int8", tmp_path, options)), contract
-    )
+    broken = tflite.broken_claims("mixed", tflite.inspect(tflite_files["int8"]), contract)
+    assert "it stores int8 weights, not int8 and float ones" in broken
 
 
 def test_the_search_runs_on_photographs(

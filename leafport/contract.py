@@ -29,11 +29,17 @@ Kernel = Literal["nearest", "bilinear", "bicubic", "area"]
 Task = Literal["class", "binary"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
-_ADDED_LATER = ("not_sure_coverage", "not_sure_share_of_positives", "not_sure_share_of_negatives")
+_ADDED_LATER = ("not_sure_coverage", "not_sure_share_of_positives", "not_sure_share_of_negatives", "locale")
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _to_json(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what older contracts do not say: their hashes stay, and with them the files that carry them."""
+        value: dict[str, Any] = handler(self)
+        return {name: each for name, each in value.items() if each is not None or name not in _ADDED_LATER}
 
 
 class ImageInput(_Frozen):
@@ -100,12 +106,6 @@ class Safety(_Frozen):
             raise ValueError(f"the threshold {self.threshold:g} must lie in the not_sure band {self.not_sure}")
         return self
 
-    @model_serializer(mode="wrap")
-    def _to_json(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what older contracts do not say: their hashes stay, and with them the files that carry them."""
-        value: dict[str, Any] = handler(self)
-        return {name: each for name, each in value.items() if each is not None or name not in _ADDED_LATER}
-
     def unsure(self, score: np.ndarray) -> np.ndarray:
         """Which scores (float [N]) lie in the not-sure band: bool [N]; none where there is no band."""
         low, high = self.not_sure or (2.0, 2.0)
@@ -115,7 +115,10 @@ class Safety(_Frozen):
 
 
 class Contract(_Frozen):
-    """One model's contract. Immutable; equal contracts have equal hashes."""
+    """One model's contract. Immutable; equal contracts have equal hashes.
+
+    ``locale`` is the language of the labels, as BCP 47 has it (``en``, ``pt-BR``), where it was said.
+    """
 
     schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
@@ -125,6 +128,7 @@ class Contract(_Frozen):
     license: str = Field(default="", max_length=200)
     task: Task
     labels: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(min_length=2, max_length=100_000)
+    locale: str | None = Field(default=None, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$", max_length=35)
     image: ImageInput
     safety: Safety | None = None
 

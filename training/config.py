@@ -57,7 +57,7 @@ class Config:
         precision: ``mixed`` computes in bfloat16, which accelerators do faster; ``auto`` does so where there is one.
         cache: keep decoded photographs on disk while training.
         required_recall: what the decision threshold should promise for positive photographs.
-        name, version, description, author, license: go into the contract.
+        name, version, description, author, license, locale: go into the contract.
         overwrite: replace ``out`` where it is a classifier already, and drop an unfinished training of other settings.
     """
 
@@ -101,6 +101,7 @@ class Config:
     description: str = ""
     author: str = ""
     license: str = ""
+    locale: str | None = None
     overwrite: bool = False
 
     @property

@@ -23,7 +23,7 @@ SETTLED = (
 )
 _NETWORK = ("backbone", "head", "dropout", "image_size", "resize")
 _HABITS = ("unfreeze", "batch_size", "augmentation", "label_smoothing", "focus", "safety_loss", "balance", "seed")
-TEXTS = ("name", "version", "description", "author", "license")
+TEXTS = ("name", "version", "description", "author", "license", "locale")
 
 
 def settings(source: Path, data: Path, out: Path, given: Mapping[str, Any]) -> Config:

@@ -228,6 +228,7 @@ def contract_of(config: Config, divided: Splits) -> Contract:
         "description": config.description,
         "author": config.author,
         "license": config.license,
+        "locale": config.locale,
         "task": config.task,
         "labels": divided.labels,
         "image": {"height": size, "width": size, "fit": config.resize},

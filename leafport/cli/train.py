@@ -42,7 +42,7 @@ SECTIONS = {
     ),
     "Several hosts": HOST_OPTIONS,
     "Safety": ("required_recall",),
-    "For the files' metadata": ("name", "version", "description", "author", "license"),
+    "For the files' metadata": ("name", "version", "description", "author", "license", "locale"),
 }
 
 
@@ -220,6 +220,7 @@ class Variation(click.ParamType[Any]):
 @click.option("--description", help="What it tells apart, for the files' metadata.")
 @click.option("--author", help="Whose it is, for the files' metadata.")
 @click.option("--license", help="Its licence, for the files' metadata.")
+@click.option("--locale", help="The labels' language, such as en or pt-BR, for the files' metadata.")
 @click.option("--overwrite", is_flag=True, help="Replace a classifier that stands at --out.")
 @click.option(
     "--hosts",

@@ -124,7 +124,7 @@ class _Word(int):
 
 
 def _metadata(contract: Contract) -> bytes:
-    image = contract.image
+    image, locale = contract.image, contract.locale or ""
     raw_pixels = {0: _Byte(_NORMALISATION), 1: {0: [0.0], 1: [1.0]}}
     size = {0: _Word(image.width), 1: _Word(image.height)}
     taken = {
@@ -137,7 +137,7 @@ def _metadata(contract: Contract) -> bytes:
     given = {
         0: "probabilities",
         1: "One for each label; they sum to 1.",
-        6: [{0: LABELS_FILE, 1: "The labels in order, one a line.", 2: _Byte(_AXIS_LABELS)}],
+        6: [{0: LABELS_FILE, 1: "The labels in order, one a line.", 2: _Byte(_AXIS_LABELS), 3: locale}],
     }
     beside = {0: CONTRACT_FILE, 1: f"The leafport contract, sha256 {contract.sha256}."}
     builder = flatbuffers.Builder(1024)

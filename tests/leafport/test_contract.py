@@ -95,3 +95,12 @@ def test_no_score_passes_one(value: dict[str, Any]) -> None:
     saturated = np.array([[1.0, 0.0, 2**-22]], np.float32)
     assert saturated.sum() > 1
     assert Contract.from_json(value).positive_score(saturated) == [1]
+
+
+def test_the_labels_language_is_in_the_contract_only_where_it_was_said(value: dict[str, Any]) -> None:
+    assert "locale" not in value
+    said = Contract.from_json({**value, "locale": "pt-BR"})
+    assert said.to_json()["locale"] == "pt-BR"
+    assert said.sha256 != Contract.from_json(value).sha256
+    with pytest.raises(ModelError, match="locale"):
+        Contract.from_json({**value, "locale": "Portuguese, of Brazil"})

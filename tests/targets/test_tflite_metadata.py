@@ -51,7 +51,7 @@ def test_the_schema_s_own_code_reads_the_same(serving_graph: ServingGraph) -> No
     assert spec is not None
     schema = importlib.util.module_from_spec(spec)
     loader.exec_module(schema)
-    contract: Contract = serving_graph.contract
+    contract: Contract = serving_graph.contract.model_copy(update={"locale": "pt-BR"})
     model = schema.ModelMetadataT.InitFromObj(schema.ModelMetadata.GetRootAs(metadata._metadata(contract), 0))
     (subgraph,) = model.subgraphMetadata
     (image,), (answer,) = subgraph.inputTensorMetadata, subgraph.outputTensorMetadata
@@ -62,6 +62,7 @@ def test_the_schema_s_own_code_reads_the_same(serving_graph: ServingGraph) -> No
     assert (content.defaultSize.width, content.defaultSize.height) == (contract.image.width, contract.image.height)
     assert (image.stats.min.tolist(), image.stats.max.tolist()) == ([0], [255])
     assert image.processUnits[0].optionsType == schema.ProcessUnitOptions.NormalizationOptions
+    assert answer.associatedFiles[0].locale == b"pt-BR"
     assert answer.associatedFiles[0].type == schema.AssociatedFileType.TENSOR_AXIS_LABELS
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from leafport.errors import LeafportError
+from leafport.training import pruning
 from leafport.training.checkpoint import Checkpoint, Checkpoints
 from leafport.training.data import pipeline, sampling, shares
 from leafport.training.data.augment import Augmentation
@@ -56,6 +57,8 @@ class Stage:
         schedule: the learning rate rises over the first ``warmup`` of the steps and falls along a cosine to nothing;
             or it falls to 0.3 of itself whenever two epochs brought no better validation loss.
         sampled: how often each photograph comes up, see ``data.sampling``.
+        sparsity: the share of weights that are zeros in the end (``pruning``).
+        pruned_by: the share of the steps in which they become so; no epoch before counts as the best.
     """
 
     name: str
@@ -70,6 +73,8 @@ class Stage:
     loss: Loss = field(default_factory=Loss)
     sampled: Sampling = "all"
     augmentation: Augmentation | None = None
+    sparsity: float = 0.0
+    pruned_by: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,7 @@ def _watcher(
             self.kept: list[np.ndarray] = []
             self.waited = 0
             self.step = 0
+            self.pruned = math.ceil(stage.pruned_by * steps) if stage.sparsity else 0
             self.began = self.ended = 0.0
 
         @property
@@ -244,6 +250,8 @@ def _watcher(
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.step += 1
+            if stage.sparsity:
+                pruning.prune(self.model, pruning.share(stage.sparsity, self.step / max(self.pruned, 1)))
             self.ended = time.monotonic()
             progress(stage.name, self.step, steps, self.note())
             if self.step >= steps:
@@ -271,9 +279,9 @@ def _watcher(
             )
             self.history.append(line)
             log.info("%s", line)
-            if line.val_loss < self.best:
+            if line.val_loss < self.best and self.step >= self.pruned:
                 self.best, self.kept, self.waited = line.val_loss, self.model.get_weights(), 0
-            else:
+            elif self.step >= self.pruned:
                 self.waited += 1
                 if stage.schedule == "plateau" and self.waited % PLATEAU_EPOCHS == 0:
                     self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) * PLATEAU_FACTOR

@@ -234,6 +234,8 @@ class _Training:
             batch_size=HEAD_BATCH_SIZE,
             patience=HEAD_PATIENCE if config.schedule == "plateau" else epochs,
             augmentation=None,
+            sparsity=config.sparsity if again else 0.0,
+            pruned_by=0.0,
         )
 
     def _stage(self, name: str, truth: np.ndarray) -> Stage:
@@ -258,6 +260,7 @@ class _Training:
             ),
             sampled=balance if balance in ("over", "under") else "all",
             augmentation=config.augmentation,
+            sparsity=config.sparsity,
         )
 
     def _photographs(self, photos: Sequence[Photo], *rules: ImageInput) -> Lessons:

@@ -85,6 +85,8 @@ def check(config: Config) -> None:
         )
     if config.source is not None and not config.fine_tunes:
         raise ModelError("To go on from a classifier takes epochs. Leave --epochs 0 and --unfreeze none.")
+    if config.sparsity and not (config.scratch or config.fine_tunes):
+        raise ModelError("--prune takes epochs in which the other weights learn to do without. Leave --epochs 0.")
     if config.quantise:
         _check_quantising(config)
     if config.safety_loss and (config.positive is config.source is None or config.task == "binary"):

@@ -108,7 +108,7 @@ def round_group(
 
     Returns:
         Weights and bias in the same shapes. The largest weight of each scale stays what it is, since a converter
-        takes the scale from it.
+        takes the scale from it; and so do zeros, which somebody may have pruned.
     """
     inputs = weights.shape[1]
     size = np.abs(weights)
@@ -118,8 +118,8 @@ def round_group(
     order = np.concatenate([order, np.full((len(order), bias.shape[1]), inputs)], axis=1)[:, :, None]
     root = _inverse_root(np.take_along_axis(np.take_along_axis(gram, order, 1), order.swapaxes(1, 2), 2), inputs)
     rest = np.take_along_axis(np.concatenate([weights, bias], axis=1), order, 1)
-    fixed = np.take_along_axis((size == largest) & (largest > _NOTHING), order[:, :inputs], 1)
-    steps = np.where(fixed, np.sign(rest[:, :inputs]) * _STEPS, 0.0)
+    fixed = np.take_along_axis((size == 0) | ((size == largest) & (largest > _NOTHING)), order[:, :inputs], 1)
+    steps = np.where(fixed, np.sign(rest[:, :inputs]) * _STEPS, 0.0)  # The sign of zero is zero.
     for start in range(0, inputs, _BLOCK):
         end = min(start + _BLOCK, inputs)
         errors = np.empty_like(rest[:, start:end])

@@ -22,7 +22,10 @@ SETTLED = (
     *("backbone", "weights", "head", "head_epochs"),
 )
 _NETWORK = ("backbone", "head", "dropout", "image_size", "resize")
-_HABITS = ("unfreeze", "batch_size", "augmentation", "label_smoothing", "focus", "safety_loss", "balance", "seed")
+_HABITS = (
+    *("unfreeze", "batch_size", "augmentation", "label_smoothing", "focus", "safety_loss", "balance", "sparsity"),
+    "seed",
+)
 TEXTS = ("name", "version", "description", "author", "license", "locale")
 
 
@@ -41,7 +44,12 @@ def settings(source: Path, data: Path, out: Path, given: Mapping[str, Any]) -> C
         )
     contract = load_contract(source)
     record = files.read_json(source / RECORD_FILE, error=ModelError)
-    earlier = {**record["request"], **{name: getattr(contract, name) for name in TEXTS}} if _is_record(record) else {}
+    if not isinstance(record, dict) or not isinstance(record.get("request"), dict):
+        raise ModelError(
+            f"{source / RECORD_FILE} does not say how a network was trained. An ensemble cannot learn on, but its "
+            "members can."
+        )
+    earlier = {**record["request"], **{name: getattr(contract, name) for name in TEXTS}}
     if contract.safety:
         earlier["required_recall"] = contract.safety.required_recall
     kept = (*_NETWORK, *_HABITS, *TEXTS, "task", "required_recall")
@@ -72,7 +80,3 @@ def question(source: Path) -> Task:
     contract = load_contract(source)
     positives = contract.safety.positive_labels if contract.safety else ()
     return Task(contract.task, dict(Splits.load(source / SPLITS_FILE).label_of), positives)
-
-
-def _is_record(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("request"), dict)

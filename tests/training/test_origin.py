@@ -103,6 +103,9 @@ def test_a_record_of_another_network_is_refused(trained: Path, photos: Path, tmp
     files.write_json(other / "training.json", {"request": {"head": 5}})
     with pytest.raises(ModelError, match=r"training.json does not say how a network was trained \(head"):
         origin.settings(other, photos, tmp_path / "out", {})
+    files.write_json(other / "training.json", {"ensemble": []})
+    with pytest.raises(ModelError, match=r"An ensemble cannot learn on"):
+        origin.settings(other, photos, tmp_path / "out", {})
 
 
 def test_a_classifier_without_positives_has_no_safety_loss(trained: Path, photos: Path, tmp_path: Path) -> None:

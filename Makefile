@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/leafport demo --out demo --overwrite
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup types
 	$(BIN)/ruff check $(SOURCES)

@@ -28,8 +28,13 @@ SIZE = 32
 SHAPES = ("disc", "ring", "square")
 
 
+LONG = ("test_resume.py", "test_distributed.py", "test_train.py", "test_fake_quantisation.py", "test_origin.py")
+"""Files of few tests that take minutes: they go first, so that no worker is left with one at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked ``plants`` need the photographs and weights beside the checkout."""
+    items.sort(key=lambda item: item.path.name not in LONG)
     if not (SHARED / "plants").is_dir():
         skip = pytest.mark.skip(reason=f"needs the photographs in {SHARED}")
         for item in items:

@@ -69,7 +69,8 @@ def test_training_evaluation_and_export_see_the_same_pixels(
 
     run, exports = classifier.save(tmp_path / "run"), tmp_path / "exports"
     photographs = [str(path) for path in awkward]
-    worker.prepare(str(run), str(exports), photographs, photographs, [], str(tmp_path / "reference.npz"))
+    kept = [str(tmp_path / name) for name in ("reference.npz", "validation.npy")]
+    worker.prepare(str(run), str(exports), photographs, photographs, [], kept[0], photographs, kept[1])
     for index in range(len(awkward)):
         golden = np.asarray(Image.open(exports / "golden" / f"{index}-pixels.png"))
         assert np.array_equal(golden, expected[index])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from leafport.contract import Contract, ImageInput
-from leafport.export import engine, manifest, verify
+from leafport.export import engine, manifest
 from leafport.export.refitting import margin, refitted
 from leafport.targets import tflite
 from leafport.training import safety
@@ -119,19 +118,11 @@ def test_exports_carry_it(exports: Path) -> None:
     assert own.model_copy(update={"threshold": 0.1}) != whole.model_copy(update={"threshold": 0.1})
 
 
-def test_verify_holds_a_file_against_its_own_contract(exports: Path) -> None:
-    assert [finding for finding in verify.verify(exports) if finding.problem] == []
-
-
 def test_it_can_be_turned_off(run: Path, tmp_path: Path) -> None:
     few = engine.Settings(comparison_images=9, calibration_images=9, alarm_margin=0.0)
     made = engine.export(run, tmp_path / "out", ["tflite-dynamic"], settings=few)
     assert made.artifacts["tflite-dynamic"].status == "ok"
     assert made.artifacts["tflite-dynamic"].safety is None
-    again = engine.export(
-        run, tmp_path / "out", ["tflite-dynamic"], settings=dataclasses.replace(few, alarm_margin=4.0)
-    )
-    assert again.artifacts["tflite-dynamic"].safety is not None
 
 
 def test_a_contract_is_put_in_the_place_of_another(exports: Path, tmp_path: Path) -> None:

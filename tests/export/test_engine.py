@@ -99,7 +99,8 @@ def test_only_what_changed_is_made_again(run: Path, exports: Path, tmp_path: Pat
     settings = Settings(comparison_images=27, calibration_images=30)
     engine.export(run, copy, settings=settings, listener=lambda event: steps.update({event.name: event.step}))
     assert {name for name, step in steps.items() if step == "done"} == {"onnx-float32", "savedmodel"}
-    assert verify(copy) and all(finding.problem is None for finding in verify(copy))
+    findings = verify(copy)
+    assert findings and all(finding.problem is None for finding in findings)
 
 
 def test_another_classifiers_exports_are_not_overwritten(run: Path, exports: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Config:
         source: the folder of a finished classifier to go on from (``training.origin``); then ``weights`` is its model.
         quantise: learn to be rounded as an int8 file rounds (``training.fake_quantisation``); takes a ``source``.
         sparsity: the share of weights that become zeros (``training.pruning``), in the layers that learn.
+        clusters: how many values the weights of such a layer share (``training.clustering``); 0: none.
         splits: a splits file made by ``leafport data split``; None: the photographs are split by their content, with
             ``validation``, ``test`` and ``seed``, and those that show the same picture stay on one side.
         head_epochs: most epochs of the head alone; unused from scratch.
@@ -93,6 +94,7 @@ class Config:
     source: Path | None = None
     quantise: bool = False
     sparsity: float = 0.0
+    clusters: int = 0
     splits: Path | None = None
     validation: float = 0.1
     test: float = 0.1

@@ -21,6 +21,7 @@ import numpy as np
 from leafport.errors import LeafportError
 from leafport.training import pruning
 from leafport.training.checkpoint import Checkpoint, Checkpoints
+from leafport.training.clustering import Clusters
 from leafport.training.data import pipeline, sampling, shares
 from leafport.training.data.augment import Augmentation
 from leafport.training.data.pipeline import Source
@@ -58,7 +59,9 @@ class Stage:
             or it falls to 0.3 of itself whenever two epochs brought no better validation loss.
         sampled: how often each photograph comes up, see ``data.sampling``.
         sparsity: the share of weights that are zeros in the end (``pruning``).
-        pruned_by: the share of the steps in which they become so; no epoch before counts as the best.
+        clusters: how many values the weights of a layer share in the end (``clustering``); 0: they share none.
+        compressed_by: the share of the steps after which there are so many zeros and clusters; no epoch before counts
+            as the best.
     """
 
     name: str
@@ -74,7 +77,8 @@ class Stage:
     sampled: Sampling = "all"
     augmentation: Augmentation | None = None
     sparsity: float = 0.0
-    pruned_by: float = 0.5
+    clusters: int = 0
+    compressed_by: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,8 @@ def _watcher(
             self.kept: list[np.ndarray] = []
             self.waited = 0
             self.step = 0
-            self.pruned = math.ceil(stage.pruned_by * steps) if stage.sparsity else 0
+            self.compressed = math.ceil(stage.compressed_by * steps) if stage.sparsity or stage.clusters else 0
+            self.clusters: Clusters | None = None
             self.began = self.ended = 0.0
 
         @property
@@ -240,6 +245,8 @@ def _watcher(
             self.step = min(len(self.history) * per_epoch, steps)
             _assign(self.model.variables, found.model)
             self.kept = list(found.best)
+            if stage.clusters and self.step >= self.compressed:
+                self.clusters = Clusters(self.model, stage.clusters)
             self.model.optimizer.build(self.model.trainable_variables)
             _assign(self.model.optimizer.variables, found.optimiser)
             log.info("%s: going on after epoch %d", stage.name, len(self.history))
@@ -250,12 +257,18 @@ def _watcher(
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.step += 1
-            if stage.sparsity:
-                pruning.prune(self.model, pruning.share(stage.sparsity, self.step / max(self.pruned, 1)))
+            self.compress()
             self.ended = time.monotonic()
             progress(stage.name, self.step, steps, self.note())
             if self.step >= steps:
                 self.model.stop_training = True
+
+        def compress(self) -> None:
+            if stage.sparsity and self.clusters is None:
+                pruning.prune(self.model, pruning.share(stage.sparsity, self.step / max(self.compressed, 1)))
+            if stage.clusters and self.step >= self.compressed:
+                self.clusters = self.clusters or Clusters(self.model, stage.clusters)
+                self.clusters.share()
 
         def note(self) -> str:
             note = f"epoch {(self.step - 1) // per_epoch + 1}/{math.ceil(steps / per_epoch)}"
@@ -279,9 +292,9 @@ def _watcher(
             )
             self.history.append(line)
             log.info("%s", line)
-            if line.val_loss < self.best and self.step >= self.pruned:
+            if line.val_loss < self.best and self.step >= self.compressed:
                 self.best, self.kept, self.waited = line.val_loss, self.model.get_weights(), 0
-            elif self.step >= self.pruned:
+            elif self.step >= self.compressed:
                 self.waited += 1
                 if stage.schedule == "plateau" and self.waited % PLATEAU_EPOCHS == 0:
                     self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) * PLATEAU_FACTOR

@@ -23,8 +23,8 @@ SETTLED = (
 )
 _NETWORK = ("backbone", "head", "dropout", "image_size", "resize")
 _HABITS = (
-    *("unfreeze", "batch_size", "augmentation", "label_smoothing", "focus", "safety_loss", "balance", "sparsity"),
-    "seed",
+    *("unfreeze", "batch_size", "augmentation", "label_smoothing", "focus", "safety_loss", "balance"),
+    *("sparsity", "clusters", "seed"),
 )
 TEXTS = ("name", "version", "description", "author", "license", "locale")
 

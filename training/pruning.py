@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 LEAST = 1024
 
 
+def compressible(model: keras.Model) -> list[Any]:
+    """The kernels, as variables, that pruning and clustering may change.
+
+    Layers with less than LEAST weights, depthwise ones and the last one keep theirs: what they could save is little,
+    and what they would lose is not. So do frozen layers.
+    """
+    return [
+        weights
+        for weights in model.trainable_variables
+        if weights.path.endswith("/kernel")
+        and f"{PROBABILITIES}/" not in weights.path
+        and weights.shape[-1] > 1  # A depthwise kernel is [height, width, channels, 1].
+        and np.prod(weights.shape) >= LEAST
+    ]
+
+
 def share(final: float, progress: float) -> float:
     """How many of the weights are zeros when ``progress`` of the way there is gone, both 0 to 1.
 
@@ -28,12 +44,8 @@ def share(final: float, progress: float) -> float:
 
 
 def prune(model: keras.Model, zeros: float) -> None:
-    """Set so large a share of each layer's weights to zero, the smallest of those that it has now.
-
-    Layers with less than LEAST weights, depthwise ones and the last one keep theirs: what they could save is little,
-    and what they would lose is not. So do frozen layers.
-    """
-    for weights in _prunable(model):
+    """Set so large a share of each compressible layer's weights to zero, the smallest of those that it has now."""
+    for weights in compressible(model):
         values = np.asarray(weights)
         count = round(zeros * values.size)
         if count:
@@ -43,18 +55,6 @@ def prune(model: keras.Model, zeros: float) -> None:
 
 
 def sparsity(model: keras.Model) -> float:
-    """The share of zeros among the weights that ``prune`` may change."""
-    found = [np.asarray(weights) for weights in _prunable(model)]
+    """The share of zeros among the compressible weights."""
+    found = [np.asarray(weights) for weights in compressible(model)]
     return float(sum((values == 0).sum() for values in found) / max(sum(values.size for values in found), 1))
-
-
-def _prunable(model: keras.Model) -> list[Any]:
-    """The kernels of convolutions and dense layers that may change."""
-    return [
-        weights
-        for weights in model.trainable_variables
-        if weights.path.endswith("/kernel")
-        and f"{PROBABILITIES}/" not in weights.path
-        and weights.shape[-1] > 1  # A depthwise kernel is [height, width, channels, 1].
-        and np.prod(weights.shape) >= LEAST
-    ]

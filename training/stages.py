@@ -235,7 +235,8 @@ class _Training:
             patience=HEAD_PATIENCE if config.schedule == "plateau" else epochs,
             augmentation=None,
             sparsity=config.sparsity if again else 0.0,
-            pruned_by=0.0,
+            clusters=config.clusters if again else 0,
+            compressed_by=0.0,
         )
 
     def _stage(self, name: str, truth: np.ndarray) -> Stage:
@@ -261,6 +262,7 @@ class _Training:
             sampled=balance if balance in ("over", "under") else "all",
             augmentation=config.augmentation,
             sparsity=config.sparsity,
+            clusters=config.clusters,
         )
 
     def _photographs(self, photos: Sequence[Photo], *rules: ImageInput) -> Lessons:

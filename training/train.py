@@ -21,7 +21,18 @@ from leafport import __version__, files
 from leafport.classifier import CONTRACT_FILE, MODEL_FILE, Classifier
 from leafport.contract import Contract
 from leafport.errors import ModelError, OutputError
-from leafport.training import backbones, calibration, checkpoint, distributed, loop, origin, safety, stages, task
+from leafport.training import (
+    backbones,
+    calibration,
+    checkpoint,
+    clustering,
+    distributed,
+    loop,
+    origin,
+    safety,
+    stages,
+    task,
+)
 from leafport.training.backbones import BACKBONES
 from leafport.training.calibration import Calibration
 from leafport.training.config import Config
@@ -85,8 +96,13 @@ def check(config: Config) -> None:
         )
     if config.source is not None and not config.fine_tunes:
         raise ModelError("To go on from a classifier takes epochs. Leave --epochs 0 and --unfreeze none.")
-    if config.sparsity and not (config.scratch or config.fine_tunes):
-        raise ModelError("--prune takes epochs in which the other weights learn to do without. Leave --epochs 0.")
+    if (config.sparsity or config.clusters) and not (config.scratch or config.fine_tunes):
+        raise ModelError(
+            "--prune and --cluster take epochs in which the weights learn to make do. Leave --epochs 0 and "
+            "--unfreeze none."
+        )
+    if config.clusters and not clustering.FEWEST <= config.clusters <= clustering.MOST:
+        raise ModelError(f"--cluster takes {clustering.FEWEST} to {clustering.MOST} values. Got: {config.clusters}")
     if config.quantise:
         _check_quantising(config)
     if config.safety_loss and (config.positive is config.source is None or config.task == "binary"):

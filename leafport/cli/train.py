@@ -38,7 +38,7 @@ SECTIONS = {
     "Network": ("backbone", "weights", "kind", "units", "blocks", "filters", "activation", "dropout", "l2"),
     "Learning": (
         *("unfreeze", "epochs", "head_epochs", "batch_size", "learning_rate", "schedule", "patience", "max_steps"),
-        *("balance", "label_smoothing", "focus", "safety_loss", "sparsity", "precision", "seed"),
+        *("balance", "label_smoothing", "focus", "safety_loss", "sparsity", "clusters", "precision", "seed"),
     ),
     "Several hosts": HOST_OPTIONS,
     "Safety": ("required_recall",),
@@ -206,6 +206,12 @@ class Variation(click.ParamType[Any]):
     help="Share of the weights that become zeros, which a zipped file has for nothing.  [default: 0]",
 )
 @click.option(
+    "--cluster",
+    "clusters",
+    type=click.IntRange(4, 64),
+    help="Let the weights of a layer share so many values, which zips to less.  [default: they share none]",
+)
+@click.option(
     "--balance",
     type=click.Choice(["none", "weights", "over", "under"]),
     help="Make up for rare labels: weigh them, or repeat or leave out photographs.  [default: weights if binary]",
@@ -265,8 +271,8 @@ def command(data: Path, out: Path, **options: Any) -> None:
         raise click.UsageError("--host-index says which of --hosts this one is. Give --hosts too.")
     if hosts and options["source"]:
         raise click.UsageError("--from is for one machine: leave --hosts.")
-    if hosts and options["sparsity"]:
-        raise click.UsageError("--prune is for one machine: leave --hosts.")
+    if hosts and (options["sparsity"] or options["clusters"]):
+        raise click.UsageError("--prune and --cluster are for one machine: leave --hosts.")
     cluster = distributed.cluster(hosts, index) if hosts else None
     if options["source"]:
         source = click.get_current_context().get_parameter_source

@@ -85,15 +85,6 @@ def test_zeros_stay_in_8_bits_and_zip_to_nothing(pruned: Path, trained: Path, ph
     assert sizes["pruned", "dynamic"] < 0.7 * sizes["whole", "dynamic"]
 
 
-def test_it_composes_with_learning_to_be_rounded(trained: Path, photos: Path, tmp_path: Path) -> None:
-    config = origin.settings(
-        trained, photos, tmp_path / "out", {"sparsity": 0.5, "quantise": True, "max_steps": 2, "unfreeze": "all"}
-    )
-    classifier = Classifier.load(train(config))
-    assert classifier.quantisation is not None
-    assert sparsity(classifier.model) == pytest.approx(0.5, abs=0.02)
-
-
 def test_it_takes_epochs(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="--prune takes epochs"):
+    with pytest.raises(ModelError, match="--prune and --cluster take epochs"):
         check(Config(photos, tmp_path / "out", epochs=0, sparsity=0.5))

@@ -1,0 +1,46 @@
+"""Palettes: the few values that a layer's weights may have, as shares of the largest weight of their channel.
+
+Clustered training gives weights such values, palettised files store them by their numbers, and rounding for such files
+chooses among them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_SAMPLE = 4096  # So many of a layer's weights, evenly from the smallest to the largest, say where its values lie.
+
+
+def levels(relative: np.ndarray, count: int, *, same: float = 1e-4) -> np.ndarray:
+    """At most ``count`` values that weights are near to, float64, ascending, with -1, 0 and 1 among them.
+
+    Weights that have so few values already keep them.
+
+    Args:
+        relative: weights, of any shape, as shares of the largest of their channel: -1 to 1.
+        count: 4 or more.
+        same: values no further apart than this are one.
+    """
+    inner = np.sort(relative[(relative != 0) & (np.abs(relative) < 1 - same)].astype(np.float64), axis=None)
+    starts = np.flatnonzero(np.diff(inner, prepend=-2.0) > same)
+    ends = np.append(starts[1:], len(inner))[: len(starts)]
+    if len(starts) <= count - 3 and np.all(inner[ends - 1] - inner[starts] <= 2 * same):
+        found = (inner[starts] + inner[ends - 1]) / 2
+    else:
+        found = _centres(inner, count - 3)
+    return np.sort([-1.0, *found, 0.0, 1.0])
+
+
+def nearest(levels: np.ndarray, relative: np.ndarray) -> np.ndarray:
+    """The place in ``levels`` (intp, in the shape of ``relative``) of the value next to each."""
+    return np.searchsorted((levels[1:] + levels[:-1]) / 2, relative)
+
+
+def _centres(values: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` centres of sorted values, by k-means."""
+    from sklearn.cluster import KMeans
+
+    sample = values[np.linspace(0, len(values) - 1, _SAMPLE).astype(np.intp)].reshape(-1, 1)
+    first = np.linspace(sample[0], sample[-1], count)
+    found: np.ndarray = KMeans(count, init=first, n_init=1).fit(sample).cluster_centers_.ravel()
+    return found

@@ -131,7 +131,7 @@ def export(
     artifacts = wanted(run, patterns)
     unavailable = _unavailable(artifacts, explicit=bool(patterns))
     splits = Splits.load(run / "splits.json")
-    most = max(settings.calibration_images, *settings.calibration_curve, 0)
+    most = max((settings.calibration_images, *settings.calibration_curve))
     chosen = photographs.choose(splits, data=data, calibration=most, comparison=settings.comparison_images)
     with files.locked(out / LOCK, f"Another export is writing to {out}. Wait for it, or give another --out."):
         state = _existing(out, identity, overwrite)
@@ -190,7 +190,7 @@ class _Engine:
                 "reference_photos": self.chosen.paths(self.chosen.comparison),
                 "truth": [self.splits.label_index(photo) for photo in self.chosen.comparison],
                 "reference": str(reference),
-                "validation_photos": self.chosen.paths(self.chosen.validation),
+                "validation_photos": self.chosen.paths(self._validating),
                 "validation": str(self.work / VALIDATION),
             },
             "prepare",
@@ -362,15 +362,20 @@ class _Engine:
             "refit": self._refit(artifact),
         }
 
+    @property
+    def _validating(self) -> tuple[Photo, ...]:
+        """The photographs that thresholds are fitted to; none where there is no threshold."""
+        return self.chosen.validation if self.contract.safety else ()
+
     def _refit(self, artifact: Artifact) -> dict[str, Any] | None:
         """What a file's own threshold is fitted with; None where it keeps the classifier's."""
         variant = registry.load(artifact.target).VARIANTS[artifact.variant]
-        if not variant.refit or not self.settings.alarm_margin or self.contract.safety is None:
+        if not variant.refit or not self.settings.alarm_margin or not self._validating:
             return None
         return {
-            "photographs": self.chosen.paths(self.chosen.validation),
+            "photographs": self.chosen.paths(self._validating),
             "answers": str(self.work / VALIDATION),
-            "truth": [self.splits.label_index(photo) for photo in self.chosen.validation],
+            "truth": [self.splits.label_index(photo) for photo in self._validating],
             "deviations": self.settings.alarm_margin,
         }
 

@@ -45,8 +45,9 @@ def prepare(
     _write_golden(classifier, [Path(path) for path in golden], exports / "golden")
     pixels = np.concatenate(list(images.batches(map(Path, reference_photos), classifier.contract.image)))
     save_reference(Path(reference), pixels, classifier.predict(pixels), truth)
+    none = np.empty((0, len(classifier.contract.labels)), np.float32)  # No threshold, no photographs to fit it to.
     batches = images.batches(map(Path, validation_photos), classifier.contract.image)
-    np.save(validation, np.concatenate([classifier.predict(batch) for batch in batches]))
+    np.save(validation, np.concatenate([none, *map(classifier.predict, batches)]))
     return graph.read_facts(exports / "graph")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,15 +13,16 @@ import numpy as np
 from leafport import files, images
 from leafport.contract import Contract
 from leafport.errors import ConversionError
+from leafport.export import pixels, rounding
 from leafport.export.graph import INPUT, OUTPUT
 from leafport.targets.base import Variant, option
-from leafport.targets.tflite import interpreter, logits, metadata, mixed, rounding
+from leafport.targets.tflite import interpreter, logits, metadata, mixed
 from leafport.targets.tflite.facts import LARGE_WEIGHTS
 
 if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
 
-_ROUNDING_PHOTOGRAPHS, _SEARCH_PHOTOGRAPHS, _BATCH = 64, 120, 8
+_SEARCH_PHOTOGRAPHS, _BATCH = 120, 8
 _INTEGER, _CALIBRATED = ("int8", "int8-qat"), ("int8", "mixed")
 _EIGHT_BITS = ("dynamic", *_INTEGER, "mixed")
 
@@ -97,8 +97,16 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
         raise ConversionError(f"{variant} needs photographs of the training split to calibrate on, and got none.")
     with tempfile.TemporaryDirectory(dir=out_dir) as scratch:
         source = graph.quantised() if variant == "int8-qat" else graph
+        if variant in _CALIBRATED:
+            source = pixels.taken_directly(graph, Path(scratch) / "pixels.pb")
         if variant in ("dynamic", *_CALIBRATED) and options.fit_rounding and options.calibration:
-            source = _rounded(graph, variant, Path(scratch) / "rounded.pb", options)
+            source = rounding.fitted(
+                source,
+                options.calibration,
+                Path(scratch) / "rounded.pb",
+                per_channel_dense=options.per_channel_dense,
+                at_least=LARGE_WEIGHTS if variant == "dynamic" else 0,
+            )
         module, saved_model = source.module(batch=1), str(Path(scratch) / "saved_model")
         tf.saved_model.save(module, saved_model, signatures=module.serve)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
@@ -130,31 +138,18 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
     return path
 
 
-def _rounded(graph: ServingGraph, variant: str, path: Path, options: Options) -> ServingGraph:
-    """The graph with its weights on 8-bit steps, written to ``path``."""
-    made = rounding.rounded(
-        graph.graph_def(),
-        _fed(options.calibration[:_ROUNDING_PHOTOGRAPHS], graph.contract),
-        INPUT,
-        per_channel_dense=options.per_channel_dense,
-        at_least=LARGE_WEIGHTS if variant == "dynamic" else 0,
-    )
-    files.write_bytes(path, made.SerializeToString(deterministic=True))
-    return dataclasses.replace(graph, path=path)
-
-
 def _mixed(calibrated: bytes, graph: ServingGraph, options: Options, scratch: Path) -> bytes:
     """The file with as little in float as it takes for the answers to validation photographs."""
     photographs = options.validation[:_SEARCH_PHOTOGRAPHS]
     if not photographs:
         raise ConversionError("mixed needs photographs of the validation split to choose by, and got none.")
-    pixels = np.concatenate(list(images.batches(photographs, graph.contract.image)))
+    taken = np.concatenate(list(images.batches(photographs, graph.contract.image)))
     serve = graph.function(batch=None)
     true = np.concatenate([serve(image=batch)[OUTPUT].numpy() for batch in _fed(photographs, graph.contract)])
 
     def answers(model: bytes) -> np.ndarray:
         scratch.write_bytes(model)
-        return interpreter.runner(scratch, graph.contract).predict(pixels)
+        return interpreter.runner(scratch, graph.contract).predict(taken)
 
     return mixed.search(
         calibrated, true, answers, goal=options.mixed_agreement, per_channel_dense=options.per_channel_dense
@@ -176,12 +171,12 @@ def _with_finer_logits(model: bytes, graph: ServingGraph, options: Options) -> b
 def _fed(photographs: tuple[Path, ...], contract: Contract) -> Iterator[np.ndarray]:
     """Photographs as the serving graph takes them, a few at a time."""
     batches = images.batches(photographs, contract.image, batch_size=_BATCH)
-    return (pixels.astype(np.float32) for pixels in batches)
+    return (batch.astype(np.float32) for batch in batches)
 
 
 def _calibration(photographs: tuple[Path, ...], contract: Contract) -> Iterator[list[np.ndarray]]:
     """Photographs one at a time, after one with a black and a white pixel: the input's range is then 0..255 exactly."""
-    for index, pixels in enumerate(images.batches(photographs, contract.image, batch_size=1)):
+    for index, photograph in enumerate(images.batches(photographs, contract.image, batch_size=1)):
         if index == 0:
-            pixels[0, 0, :2] = [[0], [255]]
-        yield [pixels.astype(np.float32)]
+            photograph[0, 0, :2] = [[0], [255]]
+        yield [photograph.astype(np.float32)]

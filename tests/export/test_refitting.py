@@ -10,7 +10,7 @@ import pytest
 from leafport.contract import Contract, ImageInput
 from leafport.export import engine, manifest
 from leafport.export.refitting import margin, refitted
-from leafport.targets import tflite
+from leafport.targets import registry, tflite
 from leafport.training import safety
 
 LABELS = ("clover", "daisy", "hemlock")
@@ -108,9 +108,10 @@ def test_a_score_of_nothing_does_not_drag_the_threshold_to_zero() -> None:
 def test_exports_carry_it(exports: Path) -> None:
     state = manifest.read(exports)
     for name, entry in state.artifacts.items():
-        assert (entry.safety is not None) == (name in ("tflite-dynamic", "tflite-int8", "tflite-int8-qat")), name
-    for name in ("tflite-int8", "tflite-float32"):
-        carried = tflite.inspect(state.artifact_path(exports, name)).contract
+        rounds = name.partition("-")[2] in ("dynamic", "int8", "int8-qat", "w8a8", "pal6", "pal4")
+        assert (entry.safety is not None) == rounds, name
+    for name in ("tflite-int8", "tflite-float32", "coreml-pal6"):
+        carried = registry.load(state.artifacts[name].target).inspect(state.artifact_path(exports, name)).contract
         assert carried == state.contract_of(name)
     own, whole = state.contract_of("tflite-int8").safety, state.contract.safety
     assert own is not None and whole is not None

@@ -1,30 +1,43 @@
-"""Rounding weights to 8 bits so that a layer's results stay, instead of each weight by itself.
+"""Rounding weights to few bits so that a layer's results stay, instead of each weight by itself.
 
-A converter rounds every weight to the nearest step of its channel. The errors of a layer's many weights then add up as
-they happen to fall. Here photographs say which inputs of a layer occur, and together: the weights are rounded one input
-after another, and what each rounding changes in the results is made good by the weights that are not rounded yet, and
-by the bias in the end (Frantar et al. 2022, "GPTQ", after Hassibi and Stork 1993; the bias as a last weight, whose
-input is always 1, is our addition). The result lies on the very steps that the converter finds for itself, so that it
-has nothing left to round. docs/results.md has what it brings.
+A converter rounds every weight to the nearest of the values its channel may have. The errors of a layer's many weights
+then add up as they happen to fall. Here photographs say which inputs of a layer occur, and together: the weights are
+rounded one input after another, and what each rounding changes in the results is made good by the weights that are not
+rounded yet, and by the bias in the end (Frantar et al. 2022, "GPTQ", after Hassibi and Stork 1993; the bias as a last
+weight, whose input is always 1, is our addition). The result has the very values that the converter finds for itself,
+so that it has nothing left to round. docs/results.md has what it brings.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from leafport import files, images
+from leafport import palette as palettes
+from leafport.export.graph import INPUT
+
 if TYPE_CHECKING:
     from tensorflow.core.framework.graph_pb2 import GraphDef, NodeDef
 
+    from leafport.export.graph import ServingGraph
+
+EVEN_STEPS = np.arange(-127, 128) / 127
+"""The values of 8-bit weights, as shares of the largest of their scale."""
+PHOTOGRAPHS = 64
+"""Of those given, so many say what layers see."""
 MAX_INPUTS = 6144
 """Layers whose outputs each see more inputs are left alone: their Gram matrix would take over 300 MB."""
-_STEPS = 127  # To either side of zero, as TFLite has it for weights.
 _POSITIONS = 4096  # Of a feature map, at most so many of a photograph are looked at.
+_BATCH = 8
+_FEW = 64  # A layer of no more different weights has been given them on purpose.
 _DAMPING = 0.01
 _BLOCK = 128
 _NOTHING = 1e-10
@@ -57,13 +70,25 @@ class _Layer:
 
     def write(self, weights: np.ndarray, bias: np.ndarray) -> None:
         """Put them into the graph, in the shapes of ``read``."""
-        _set(self.weights, weights.swapaxes(0, 1) if self.groups > 1 else weights)
+        set_value(self.weights, weights.swapaxes(0, 1) if self.groups > 1 else weights)
         if self.bias is not None:
-            _set(self.bias, bias)
+            set_value(self.bias, bias)
 
     def per_channel(self, *, dense: bool) -> bool:
         """Whether the converter gives each output a scale of its own."""
         return dense or self.node.op != "MatMul"
+
+
+def fitted(graph: ServingGraph, photographs: Sequence[Path], path: Path, **settings: Any) -> ServingGraph:
+    """The graph with its weights rounded by what some of the photographs show, written to ``path``.
+
+    Args:
+        settings: those of ``rounded``.
+    """
+    batches = images.batches(photographs[:PHOTOGRAPHS], graph.contract.image, batch_size=_BATCH)
+    made = rounded(graph.graph_def(), (pixels.astype(np.float32) for pixels in batches), INPUT, **settings)
+    files.write_bytes(path, made.SerializeToString(deterministic=True))
+    return dataclasses.replace(graph, path=path)
 
 
 def rounded(
@@ -73,14 +98,17 @@ def rounded(
     *,
     per_channel_dense: bool = False,
     at_least: int = 0,
+    palette: int | None = None,
 ) -> GraphDef:
-    """A copy of a frozen graph with the weights of its layers on 8-bit steps, and biases to match.
+    """A copy of a frozen graph with the weights of its layers rounded, and biases to match.
 
     Args:
         photographs: what the graph is fed with, float32 [N, H, W, 3] each: some dozens of the training split.
         feed: the placeholder's name.
         per_channel_dense: whether the converter will quantise dense layers per output, or per tensor.
         at_least: layers of fewer weights stay as they are, since the converter will leave them so.
+        palette: how many values the weights of a layer may have (``leafport.palette``), but for depthwise ones; None:
+            8-bit steps.
     """
     from tensorflow.core.framework.graph_pb2 import GraphDef
 
@@ -91,48 +119,64 @@ def rounded(
     for layer in layers:
         weights, bias = layer.read()
         gram = grams.pop(layer.node.name)[:, : layer.inputs + bias.shape[1], : layer.inputs + bias.shape[1]]
-        layer.write(*round_group(weights, bias, gram, per_channel=layer.per_channel(dense=per_channel_dense)))
+        count = palette if layer.groups == 1 else None
+        per_channel = layer.per_channel(dense=per_channel_dense)
+        layer.write(*round_group(weights, bias, gram, per_channel=per_channel, palette=count))
     return copy
 
 
 def round_group(
-    weights: np.ndarray, bias: np.ndarray, gram: np.ndarray, *, per_channel: bool
+    weights: np.ndarray, bias: np.ndarray, gram: np.ndarray, *, per_channel: bool, palette: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights on 8-bit steps, and the bias that goes with them.
+    """Weights of few values, and the bias that goes with them.
 
     Args:
         weights: float64 [groups, inputs, outputs].
         bias: float64 [groups, 1, outputs], or [groups, 0, outputs] where there is none.
         gram: float [groups, inputs + 1 or 0, the same]: the sums of products of every two inputs, the bias's 1 last.
         per_channel: each output has a scale of its own, or all have one.
+        palette: how many values there are, which then lie where the weights do; None: 8-bit steps.
 
     Returns:
         Weights and bias in the same shapes. The largest weight of each scale stays what it is, since a converter
-        takes the scale from it; and so do zeros, which somebody may have pruned.
+        takes the scale from it; and so do zeros, which somebody may have pruned, and layers of few different weights
+        (``training.clustering``), where only the bias moves.
     """
     inputs = weights.shape[1]
     size = np.abs(weights)
     largest = size.max(axis=1, keepdims=True) if per_channel else size.max(keepdims=True)
-    scale = np.where(largest > _NOTHING, largest / _STEPS, 1.0)
+    scale = np.where(largest > _NOTHING, largest, 1.0)
+    levels = EVEN_STEPS if palette is None else palettes.levels(weights / scale, palette)
     order = np.argsort(-np.diagonal(gram, axis1=1, axis2=2)[:, :inputs], axis=1, kind="stable")
     order = np.concatenate([order, np.full((len(order), bias.shape[1]), inputs)], axis=1)[:, :, None]
     root = _inverse_root(np.take_along_axis(np.take_along_axis(gram, order, 1), order.swapaxes(1, 2), 2), inputs)
     rest = np.take_along_axis(np.concatenate([weights, bias], axis=1), order, 1)
-    fixed = np.take_along_axis((size == 0) | ((size == largest) & (largest > _NOTHING)), order[:, :inputs], 1)
-    steps = np.where(fixed, np.sign(rest[:, :inputs]) * _STEPS, 0.0)  # The sign of zero is zero.
+    fixed = np.take_along_axis((size == 0) | (size == largest) | _few(weights / scale), order[:, :inputs], 1)
+    found = np.where(fixed, _nearest(levels, rest[:, :inputs] / scale), 0.0)
     for start in range(0, inputs, _BLOCK):
         end = min(start + _BLOCK, inputs)
         errors = np.empty_like(rest[:, start:end])
         for row in range(start, end):
-            nearest = np.clip(np.round(rest[:, row] / scale[:, 0]), -_STEPS, _STEPS)
-            steps[:, row] = np.where(fixed[:, row], steps[:, row], nearest)
-            error = (rest[:, row] - steps[:, row] * scale[:, 0]) / root[:, row, row, None]
+            found[:, row] = np.where(fixed[:, row], found[:, row], _nearest(levels, rest[:, row] / scale[:, 0]))
+            error = (rest[:, row] - found[:, row] * scale[:, 0]) / root[:, row, row, None]
             rest[:, row:end] -= root[:, row, row:end, None] * error[:, None]
             errors[:, row - start] = error
         rest[:, end:] -= root[:, start:end, end:].swapaxes(1, 2) @ errors
-    found = np.empty_like(weights)
-    np.put_along_axis(found, order[:, :inputs], steps * scale, axis=1)
-    return found, rest[:, inputs:]
+    made = np.empty_like(weights)
+    np.put_along_axis(made, order[:, :inputs], found * scale, axis=1)
+    return made, rest[:, inputs:]
+
+
+def _nearest(levels: np.ndarray, relative: np.ndarray) -> np.ndarray:
+    if levels is EVEN_STEPS:
+        return np.clip(np.round(relative * 127), -127, 127) / 127
+    found: np.ndarray = levels[palettes.nearest(levels, relative)]
+    return found
+
+
+def _few(relative: np.ndarray) -> bool:
+    """Whether weights, as shares of the largest of a scale, have so few values that a file would zip well."""
+    return len(np.unique(np.round(relative, 4))) <= min(_FEW, relative.size / 8)
 
 
 def _inverse_root(gram: np.ndarray, inputs: int) -> np.ndarray:
@@ -153,16 +197,18 @@ def _layers(graph_def: GraphDef, at_least: int) -> Iterator[_Layer]:
         if node.op not in ("Conv2D", "DepthwiseConv2dNative", "MatMul"):
             continue
         weights = nodes[node.input[1].partition(":")[0]]
-        if weights.op != "Const" or uses[weights.name] > 1 or not _is_plain(node):
+        if weights.op != "Const" or uses[weights.name] > 1 or not is_plain(node):
             continue
         shape = [dim.size for dim in weights.attr["value"].tensor.tensor_shape.dim]
         groups, outputs = (shape[2], shape[3]) if node.op == "DepthwiseConv2dNative" else (1, shape[-1])
         inputs = math.prod(shape) // (groups * outputs)
         if inputs <= MAX_INPUTS and math.prod(shape) >= at_least:
-            yield _Layer(node, weights, _bias(graph_def, nodes, uses, node, groups * outputs), groups, inputs, outputs)
+            yield _Layer(
+                node, weights, bias_of(graph_def, nodes, uses, node, groups * outputs), groups, inputs, outputs
+            )
 
 
-def _is_plain(node: NodeDef) -> bool:
+def is_plain(node: NodeDef) -> bool:
     """Whether a layer has no dilation, no explicit padding and no transposition."""
     attr = dict(node.attr)  # Asking protobuf's own map for what is missing would put it there.
     if any(attr[name].b for name in ("transpose_a", "transpose_b") if name in attr):
@@ -174,7 +220,7 @@ def _is_plain(node: NodeDef) -> bool:
     return "dilations" not in attr or set(attr["dilations"].list.i) == {1}
 
 
-def _bias(
+def bias_of(
     graph_def: GraphDef, nodes: dict[str, NodeDef], uses: Counter[str], node: NodeDef, size: int
 ) -> NodeDef | None:
     """The constant of ``size`` values that is added to a layer's result, if nothing else uses either."""
@@ -238,7 +284,7 @@ def _tensor(reference: str) -> str:
     return reference if ":" in reference else f"{reference}:0"
 
 
-def _set(node: NodeDef, value: np.ndarray) -> None:
+def set_value(node: NodeDef, value: np.ndarray) -> None:
     """Give a constant other values, in the dtype and shape it has."""
     from tensorflow.python.framework import tensor_util
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from leafport.contract import Contract
 from leafport.errors import TargetError
 from leafport.targets.base import Runner
-from leafport.targets.coreml.package import VARIANTS, Options, available, broken_claims, convert, inspect
+from leafport.targets.coreml.package import VARIANTS, Options, available, broken_claims, convert, inspect, restate
 
 NAME = "coreml"
 SUFFIX = ".mlpackage"
@@ -23,6 +23,7 @@ __all__ = [
     "broken_claims",
     "convert",
     "inspect",
+    "restate",
     "runner",
 ]
 

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from leafport.contract import Contract
 from leafport.errors import ModelError, TargetError
+from leafport.targets.coreml.compressed import COMPRESSED
 from leafport.targets.coreml.operations import OPERATIONS, Operation, UnsupportedError
 from leafport.targets.coreml.program import Program, Reference, Step, read
 
@@ -78,19 +79,40 @@ def evaluate(program: Program, images: Any, labels: tuple[str, ...]) -> Any:
         ModelError: the program does not fit the images or the labels, or contradicts itself.
         TargetError: it has an operation that the evaluator does not know.
     """
+    values = _calculated(program, images)
+    step = program.steps[-1] if program.steps else None
+    if step is None or step.type != "classify":
+        raise ModelError(f"{program.path} is not a classifier: it has no step that names classes.")
+    return _classified(program, step, values, labels)
+
+
+def calculated(program: Program, images: Any) -> dict[str, Any]:
+    """The image and each step's result by its name, up to the naming of classes, as tensors in any layout.
+
+    Raises as ``evaluate`` does.
+    """
+    values = _calculated(program, images)
+    return {name: value.tensor for name, value in values.items() if isinstance(value, _Computed)}
+
+
+def _calculated(program: Program, images: Any) -> dict[str, Any]:
+    """The input and every step's result by its name, up to the naming of classes: _Computed, or an unpacked array."""
     expected = (1, 3, *images.shape[1:3])
     if len(program.inputs) != 1 or program.inputs[0].shape != expected:
         found = ", ".join(f"{value.name} {value.shape}" for value in program.inputs)
         raise ModelError(f"{program.path} takes {found or 'nothing'}, not one image {expected} as its contract says.")
-    values = {program.inputs[0].name: _Computed(images, channels_last=True)}
+    values: dict[str, Any] = {program.inputs[0].name: _Computed(images, channels_last=True)}
     for step in program.steps:
         if step.type == "classify":
-            return _classified(program, step, values, labels)
-        values[step.name] = _evaluate_step(program.path, step, values)
-    raise ModelError(f"{program.path} is not a classifier: it has no step that names classes.")
+            break
+        if step.type in COMPRESSED:
+            values.update(_constants(program.path, step, values))
+        else:
+            values[step.name] = _evaluate_step(program.path, step, values)
+    return values
 
 
-def _classified(program: Program, step: Step, values: Mapping[str, _Computed], labels: tuple[str, ...]) -> Any:
+def _classified(program: Program, step: Step, values: Mapping[str, Any], labels: tuple[str, ...]) -> Any:
     classes, probabilities = step.arguments.get("classes"), step.arguments.get("probabilities")
     if not isinstance(classes, list) or sorted(map(str, classes)) != sorted(labels):
         raise ModelError(f"{program.path} names other classes than its contract. Export it again.")
@@ -100,7 +122,29 @@ def _classified(program: Program, step: Step, values: Mapping[str, _Computed], l
     return result if tuple(classes) == labels else tf.gather(result, [classes.index(label) for label in labels], axis=1)
 
 
-def _evaluate_step(path: Path, step: Step, values: Mapping[str, _Computed]) -> _Computed:
+def _constants(path: Path, step: Step, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a step unpacks: arrays, in float16's values where the file says so."""
+    arguments = {
+        name: values.get(value.name) if isinstance(value, Reference) else value
+        for name, value in step.arguments.items()
+    }
+    try:
+        inspect.signature(COMPRESSED[step.type]).bind(**arguments)
+    except TypeError as problem:
+        raise _unsupported(path, step, problem) from None
+    try:
+        results = COMPRESSED[step.type](**arguments)
+        found = {}
+        for output, result in zip(step.outputs, results, strict=True):
+            if result.shape != output.shape:
+                raise ValueError(f"it gives {result.shape} where the file declares {output.shape}")
+            found[output.name] = result.astype(np.float16) if output.dtype == "float16" else result
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as problem:
+        raise ModelError(f"{path} is damaged: {step.type!r} at {step.name!r} cannot be unpacked: {problem}") from None
+    return found
+
+
+def _evaluate_step(path: Path, step: Step, values: Mapping[str, Any]) -> _Computed:
     operation = OPERATIONS.get(step.type)
     if operation is None:
         raise TargetError(
@@ -121,7 +165,7 @@ def _evaluate_step(path: Path, step: Step, values: Mapping[str, _Computed]) -> _
     return result
 
 
-def _call(operation: Operation, step: Step, values: Mapping[str, _Computed]) -> _Computed:
+def _call(operation: Operation, step: Step, values: Mapping[str, Any]) -> _Computed:
     arguments = {name: _resolve(value, values) for name, value in step.arguments.items()}
     operands = [
         operand
@@ -152,10 +196,10 @@ def _call(operation: Operation, step: Step, values: Mapping[str, _Computed]) -> 
     return _Computed(result, channels_last)
 
 
-def _resolve(value: Any, values: Mapping[str, _Computed]) -> Any:
+def _resolve(value: Any, values: Mapping[str, Any]) -> Any:
     """An argument's value; arrays of floats become float32, which holds every float16 exactly."""
     if isinstance(value, Reference):
-        return values[value.name]
+        value = values[value.name]
     if isinstance(value, tuple):
         return tuple(_resolve(item, values) for item in value)
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":

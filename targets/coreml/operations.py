@@ -45,6 +45,7 @@ class Operation:
 
 
 OPERATIONS: dict[str, Operation] = {}
+_EIGHT_BITS = {"int8": (-128.0, 127.0), "uint8": (0.0, 255.0)}
 
 
 def operation(
@@ -240,6 +241,20 @@ def cast(x: Any, dtype: str) -> Any:
     types = {"fp16": tf.float32, "fp32": tf.float32, "int32": tf.int32, "uint8": tf.uint8, "int8": tf.int8}
     _refuse(dtype not in types, f"dtype {dtype!r}")
     return tf.cast(x, types[dtype])
+
+
+@operation("quantize", layout="any")
+def quantize(input: Any, scale: float, output_dtype: str, zero_point: int = 0, axis: int | None = None) -> Any:
+    """To whole numbers of 8 bits, halves to the even one; the evaluator keeps them in float32."""
+    _refuse(output_dtype not in _EIGHT_BITS, f"output_dtype {output_dtype!r}")
+    _refuse(np.ndim(scale) > 0 or np.ndim(zero_point) > 0, "a scale for each channel")
+    return tf.clip_by_value(tf.round(input / scale) + zero_point, *_EIGHT_BITS[output_dtype])
+
+
+@operation("dequantize", layout="any")
+def dequantize(input: Any, scale: float, zero_point: int = 0, axis: int | None = None) -> Any:
+    _refuse(np.ndim(scale) > 0 or np.ndim(zero_point) > 0, "a scale for each channel")
+    return (input - zero_point) * scale
 
 
 @operation("gelu", layout="any")

@@ -20,6 +20,7 @@ import numpy as np
 
 from leafport import files
 from leafport.errors import ModelError, UserError
+from leafport.targets.coreml.compressed import unpacked
 
 MANIFEST_FILE = "Manifest.json"
 MAX_MODEL_BYTES = 2**31 - 1  # A protocol buffer's own limit.
@@ -28,10 +29,12 @@ _MODEL_PATH = "@model_path/"
 
 # The blob file (MIL storage format 2): a header, then per value 64 bytes of metadata and, elsewhere, its data.
 _BLOB_HEADER = struct.Struct("<II")  # number of values, version
-_BLOB_METADATA = struct.Struct("<IIQQ")  # sentinel, type, bytes of data, offset of the data
+_BLOB_METADATA = struct.Struct("<IIQQQ")  # sentinel, type, bytes of data, offset of the data, bits of padding
 _BLOB_SENTINEL = 0xDEADBEEF
 _BLOB_VERSION = 2
 _BLOB_TYPES = {1: "float16", 2: "float32", 3: "uint8", 4: "int8", 6: "int16", 7: "uint16", 14: "int32", 15: "uint32"}
+_BLOB_TYPES |= {8: "int4", 9: "uint1", 10: "uint2", 11: "uint4", 12: "uint3", 13: "uint6"}
+_PACKED = {"int4": 4, "uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6}  # Bits of each value.
 
 _NUMPY_TYPES = {
     "float16": np.float16,
@@ -92,7 +95,9 @@ class Program:
         steps: every operation but constants, in the order of execution.
         results: the names of the function's results.
         ops: how often each operation occurs, constants included.
-        weights: values stored in each dtype: everything in the blob file, and every float array outside it.
+        weights: values stored in each dtype: everything in the blob file, and every float array outside it. Places in a
+            table of 64 values are uint6.
+        largest_float: the values of the largest float array that has more than one axis longer than 1.
         dtypes: how many results of operations, constants included, have each dtype.
     """
 
@@ -105,6 +110,7 @@ class Program:
     results: tuple[str, ...]
     ops: Mapping[str, int]
     weights: Mapping[str, int]
+    largest_float: int
     dtypes: Mapping[str, int]
 
 
@@ -114,8 +120,7 @@ def read(path: Path) -> Program:
     Raises:
         ModelError: it is not an mlprogram package, or damaged.
     """
-    model_path = _model_path(path)
-    model = _parse(model_path)
+    model_path, model = read_model(path)
     if model.WhichOneof("Type") != "mlProgram":
         raise ModelError(f"{path} is not an mlprogram package: it holds {model.WhichOneof('Type') or 'no model'}.")
     if list(model.mlProgram.functions) != ["main"]:
@@ -140,9 +145,16 @@ def read(path: Path) -> Program:
         steps=tuple(steps),
         results=tuple(block.outputs),
         ops=dict(sorted(Counter(operation.type for operation in block.operations).items())),
-        weights=dict(sorted(reader.weights.items())),
+        weights=dict(sorted((+reader.weights).items())),
+        largest_float=reader.largest_float,
         dtypes=dict(sorted(reader.dtypes.items())),
     )
+
+
+def read_model(path: Path) -> tuple[Path, Any]:
+    """The model file of a package and the message it holds. Raises ModelError where either is missing or damaged."""
+    model_path = _model_path(path)
+    return model_path, _parse(model_path)
 
 
 def _model_path(path: Path) -> Path:
@@ -192,6 +204,7 @@ class _Reader:
     package: Path
     model_folder: Path
     weights: Counter[str] = field(default_factory=Counter)
+    largest_float: int = 0
     dtypes: Counter[str] = field(default_factory=Counter)
     blobs: dict[str, _Blob] = field(default_factory=dict)
 
@@ -207,6 +220,9 @@ class _Reader:
                 known[outputs[0].name] = attributes["val"]
                 continue
             arguments = {key: self._argument(argument, known) for key, argument in operation.inputs.items()}
+            if operation.type.startswith("constexpr_"):  # In iOS16 their constants are attributes, as a const's is.
+                arguments = {**{key: value for key, value in attributes.items() if key != "name"}, **arguments}
+                self._count_packed(arguments)
             known.update({output.name: Reference(output.name) for output in outputs})
             yield Step(operation.type, arguments, outputs)
 
@@ -277,18 +293,33 @@ class _Reader:
             raise self._damaged(f"a constant of type {dtype} cannot be read ({problem})") from None
         if array.size != math.prod(shape):
             raise self._damaged(f"a constant of shape {shape} holds {array.size} values")
+        array = array.reshape(shape)
         if shape and dtype.startswith("float"):
-            self.weights[dtype] += array.size
-        return array.reshape(shape) if shape else array.item()
+            self._count(array, dtype)
+        return array if shape else array.item()
 
     def _blob_value(self, value: Any) -> np.ndarray:
         dtype, shape = self._constant_type(value)
         name, offset = value.blobFileValue.fileName, value.blobFileValue.offset
         if name not in self.blobs:
             self.blobs[name] = _Blob(_file_inside(self.model_folder, name.removeprefix(_MODEL_PATH)))
-        array = self.blobs[name].read(offset, dtype, math.prod(shape))
+        array = self.blobs[name].read(offset, dtype, math.prod(shape)).reshape(shape)
+        self._count(array, dtype)
+        return array
+
+    def _count(self, array: np.ndarray, dtype: str) -> None:
         self.weights[dtype] += array.size
-        return array.reshape(shape)
+        if sum(size > 1 for size in array.shape) > 1 and dtype.startswith("float"):
+            self.largest_float = max(self.largest_float, array.size)
+
+    def _count_packed(self, arguments: Mapping[str, Any]) -> None:
+        """Values that iOS16 packs into bytes count as what they are."""
+        shape, table = arguments.get("shape"), arguments.get("lut")
+        bits = {"mask": 1, "indices": len(table).bit_length() - 1 if isinstance(table, np.ndarray) else 0}
+        for name, packed in arguments.items():
+            if isinstance(shape, np.ndarray) and isinstance(packed, np.ndarray) and 0 < bits.get(name, 0) < 8:
+                self.weights["uint8"] -= packed.size
+                self.weights[f"uint{bits[name]}"] += math.prod(shape.tolist())
 
     def _damaged(self, why: str) -> ModelError:
         return ModelError(f"{self.package} is damaged: {why}. Export it again.")
@@ -308,15 +339,22 @@ class _Blob:
             raise self._damaged("it has not the header of a weights file")
 
     def read(self, offset: int, dtype: str, count: int) -> np.ndarray:
-        """The ``count`` values whose metadata stands at ``offset``, as a flat, read-only array."""
+        """The ``count`` values whose metadata stands at ``offset``, as a flat array, which is not to be written to.
+
+        Values of less than 8 bits come as bytes.
+        """
         if offset + _BLOB_METADATA.size > len(self.data):
             raise self._damaged(f"it ends before byte {offset:,}, where weights are to be")
-        sentinel, kind, size_bytes, start = _BLOB_METADATA.unpack_from(self.data, offset)
+        sentinel, kind, size_bytes, start, _ = _BLOB_METADATA.unpack_from(self.data, offset)
         if sentinel != _BLOB_SENTINEL or _BLOB_TYPES.get(kind) != dtype:
             raise self._damaged(f"there are no {dtype} weights at byte {offset:,}")
-        if size_bytes != count * np.dtype(_NUMPY_TYPES[dtype]).itemsize or start + size_bytes > len(self.data):
+        bits = _PACKED.get(dtype) or 8 * np.dtype(_NUMPY_TYPES[dtype]).itemsize
+        if size_bytes != -(-count * bits // 8) or start + size_bytes > len(self.data):
             raise self._damaged(f"the weights at byte {offset:,} are not whole")
-        return np.frombuffer(self.data, _NUMPY_TYPES[dtype], count, start)
+        if dtype not in _PACKED:
+            return np.frombuffer(self.data, _NUMPY_TYPES[dtype], count, start)
+        found = unpacked(np.frombuffer(self.data, np.uint8, size_bytes, start), bits, count)
+        return found if dtype != "int4" else (found.astype(np.int8) ^ 8) - 8
 
     def _damaged(self, why: str) -> ModelError:
         return ModelError(f"{self.path} is damaged: {why}. Export the package again.")

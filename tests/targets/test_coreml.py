@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from leafport.classifier import Classifier
 from leafport.contract import Contract, ImageInput
@@ -94,9 +95,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("coreml")
     classifier = make_classifier()
     serving = graph.build(classifier, folder / "graph")
-    packages = {
-        variant: coreml.convert(serving, variant, folder / "coreml", coreml.Options()) for variant in coreml.VARIANTS
-    }
+    photographs = tuple(folder / f"{index}.png" for index in range(24))
+    for path, pixels in zip(photographs, make_images(24), strict=True):
+        Image.fromarray(pixels).save(path)
+    options = coreml.Options(calibration=photographs)
+    packages = {variant: coreml.convert(serving, variant, folder / "coreml", options) for variant in coreml.VARIANTS}
     return Exported(classifier, serving, packages)
 
 
@@ -136,7 +139,9 @@ def operations(model: Any) -> Any:
 
 def test_the_registry_finds_a_whole_target() -> None:
     assert registry.load("coreml").NAME == "coreml"
-    assert [artifact.name for artifact in registry.select(["coreml"])] == ["coreml-fp16", "coreml-fp32"]
+    assert [artifact.name for artifact in registry.select(["coreml"])] == [
+        f"coreml-{variant}" for variant in ("fp16", "fp32", "int8", "pal6")
+    ]
     assert all(coreml.available(variant) is None for variant in coreml.VARIANTS)
 
 
@@ -147,7 +152,10 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
         coreml.runner(exported.packages["fp16"], exported.classifier.contract, 1)
 
 
-@pytest.mark.parametrize(("variant", "tolerance"), [("fp32", 1e-5), ("fp16", 1e-2)])
+@pytest.mark.parametrize(
+    ("variant", "tolerance"),
+    [("fp32", 1e-5), ("fp16", 1e-2), ("int8", 0.03), ("w8a8", 0.15), ("pal6", 0.1), ("pal4", 0.3)],
+)
 def test_the_saved_package_says_what_the_classifier_says(
     exported: Exported, images: np.ndarray, variant: str, tolerance: float
 ) -> None:
@@ -183,13 +191,29 @@ def test_inspect_finds_what_apps_need(exported: Exported, variant: str) -> None:
     assert facts.labels == LABELS
     assert facts.contract == contract
     assert facts.ops["conv"] == 4
-    assert set(facts.weights) == {"float16" if variant == "fp16" else "float32"}
+    packed = {"int8": "int8", "w8a8": "int8", "pal6": "uint6", "pal4": "uint4"}.get(variant)
+    if packed:  # The one layer of more than 512 weights; the table, the scales and others' weights are floats.
+        assert 0 <= facts.weights[packed] - 3 * 3 * 16 * 16 <= 16  # Zero points of channels are 8-bit numbers too.
+    assert set(facts.weights) - {packed} == {"float32" if variant == "fp32" else "float16"}
     convolutions_and_dense = 3 * 3 * 3 * 16 + 3 * 3 * 16 + 3 * 3 * 16 * 16 + 16 * 32 + 32 * len(LABELS)
     assert convolutions_and_dense < sum(facts.weights.values()) < convolutions_and_dense + 300
-    assert facts.notes["minimum_deployment_target"] == "iOS15"
+    oldest = {"fp16": "iOS15", "fp32": "iOS15", "w8a8": "iOS17"}.get(variant, "iOS16")
+    assert facts.notes["minimum_deployment_target"] == oldest
     assert {"author", "license", "version", "description"} <= set(facts.metadata)
     assert (facts.metadata["author"], facts.metadata["version"]) == ("A. Mycologist", "2.1")
     assert coreml.broken_claims(variant, facts, contract) == []
+
+
+@pytest.mark.parametrize("variant", coreml.VARIANTS)
+def test_names_are_short_and_equal_constants_one(exported: Exported, variant: str) -> None:
+    from coremltools.proto import Model_pb2
+
+    steps = operations(Model_pb2.Model.FromString(model_file(exported.packages[variant]).read_bytes()))
+    names = [output.name for step in steps for output in step.outputs]
+    assert len(set(names)) == len(names)
+    assert all(len(name) < 50 for name in names)
+    values = [step.attributes["val"].SerializeToString(deterministic=True) for step in steps if step.type == "const"]
+    assert len(set(values)) == len(values)
 
 
 def test_vision_is_told_how_to_crop(exported: Exported) -> None:
@@ -199,11 +223,78 @@ def test_vision_is_told_how_to_crop(exported: Exported) -> None:
     assert "centerCrop" in image.shortDescription
 
 
-@pytest.mark.parametrize(("named", "really"), [("fp16", "fp32"), ("fp32", "fp16")])
+@pytest.mark.parametrize("really", coreml.VARIANTS)
+@pytest.mark.parametrize("named", coreml.VARIANTS)
 def test_a_package_under_another_variants_name_is_refused(exported: Exported, named: str, really: str) -> None:
-    facts = coreml.inspect(exported.packages[really])
-    (why,) = coreml.broken_claims(named, facts, exported.classifier.contract)
-    assert ("float32" if really == "fp32" else "float16") in why
+    broken = coreml.broken_claims(named, coreml.inspect(exported.packages[really]), exported.classifier.contract)
+    assert bool(broken) == (named != really), broken
+
+
+def test_another_contract_takes_the_place_of_the_first(exported: Exported, copy: Path, images: np.ndarray) -> None:
+    other = exported.classifier.contract.model_copy(update={"version": "2.2"})
+    before = coreml.runner(copy, other, 1).predict(images)
+    coreml.restate(copy, other)
+    assert coreml.inspect(copy).contract == other
+    np.testing.assert_array_equal(coreml.runner(copy, other, 1).predict(images), before)
+    assert coreml.broken_claims("fp32", coreml.inspect(copy), other) == []
+    assert coreml.broken_claims("fp32", coreml.inspect(copy), exported.classifier.contract) != []
+
+
+def test_rounding_keeps_answers_nearer(exported: Exported, images: np.ndarray, tmp_path: Path) -> None:
+    """Than choosing each weight by itself does."""
+    true = exported.classifier.predict(images)
+    plain = coreml.convert(exported.graph, "pal4", tmp_path, coreml.Options())
+    errors = [
+        np.abs(coreml.runner(path, exported.classifier.contract, 1).predict(images) - true).mean()
+        for path in (exported.packages["pal4"], plain)
+    ]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_clustered_weights_lose_nothing_in_a_palette(exported: Exported, images: np.ndarray, tmp_path: Path) -> None:
+    from leafport.training.clustering import assigned, shared
+
+    clustered = Classifier(make_classifier().model, exported.classifier.contract)
+    for variable in clustered.model.trainable_variables:
+        if variable.path.endswith("/kernel") and len(variable.shape) == 4 and variable.shape[-1] > 1:
+            value = np.asarray(variable)
+            variable.assign(shared(value, assigned(value, 16)))
+    serving = graph.build(clustered, tmp_path / "graph")
+    whole, packed = (
+        coreml.runner(coreml.convert(serving, variant, tmp_path, coreml.Options()), clustered.contract, 1).predict(
+            images
+        )
+        for variant in ("fp16", "pal4")
+    )
+    np.testing.assert_allclose(packed, whole, atol=0.01)
+
+
+def test_zeros_are_left_out(exported: Exported, images: np.ndarray, tmp_path: Path) -> None:
+    pruned = Classifier(make_classifier().model, exported.classifier.contract)
+    for variable in pruned.model.trainable_variables:
+        if variable.path.endswith("/kernel"):
+            value = np.array(variable)
+            variable.assign(np.where(np.abs(value) < np.quantile(np.abs(value), 0.6), 0, value))
+    serving = graph.build(pruned, tmp_path / "graph")
+    whole, sparse = (
+        coreml.convert(serving, "fp16", tmp_path / name, coreml.Options(leave_out_zeros=leave_out))
+        for name, leave_out in (("whole", False), ("sparse", True))
+    )
+    facts = coreml.inspect(sparse)
+    assert facts.ops["constexpr_sparse_to_dense"] == 1
+    assert facts.weights["uint1"] == 3 * 3 * 16 * 16
+    assert facts.notes["minimum_deployment_target"] == "iOS16"
+    assert coreml.broken_claims("fp16", facts, pruned.contract) == []
+    np.testing.assert_array_equal(
+        *(coreml.runner(path, pruned.contract, 1).predict(images) for path in (whole, sparse))
+    )
+
+
+def test_what_a_variant_needs_is_said(exported: Exported, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="w8a8 needs photographs"):
+        coreml.convert(exported.graph, "w8a8", tmp_path, coreml.Options())
+    with pytest.raises(TargetError, match=r"iOS15 cannot read coreml-pal6 .* iOS16 or later"):
+        coreml.convert(exported.graph, "pal6", tmp_path, coreml.Options(minimum_deployment_target="iOS15"))
 
 
 def test_another_models_contract_is_refused(exported: Exported) -> None:

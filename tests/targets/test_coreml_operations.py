@@ -209,6 +209,22 @@ def test_roots_and_logarithms_use_their_epsilon() -> None:
     np.testing.assert_allclose(call("inverse", x, epsilon=0.3), 1 / (x + 0.3), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "zero_point"), [("int8", 0), ("int8", -128), ("uint8", 0), ("uint8", 131)])
+def test_numbers_of_8_bits(dtype: str, zero_point: int) -> None:
+    x = np.concatenate([4 * normal(1, 50), [[0.03, 0.05, -0.05, 1e3, -1e3]]], axis=1).astype(np.float32)
+    quantise, dequantise = OPERATIONS["quantize"].function, OPERATIONS["dequantize"].function
+    found = np.asarray(quantise(tensor(x), scale=0.1, output_dtype=dtype, zero_point=zero_point))
+    limits = np.iinfo(dtype)
+    np.testing.assert_array_equal(found, np.clip(np.round(x / np.float32(0.1)) + zero_point, limits.min, limits.max))
+    again = np.asarray(dequantise(tensor(found), scale=0.1, zero_point=zero_point))
+    np.testing.assert_allclose(again, (found - zero_point) * 0.1, rtol=1e-5, atol=1e-6)
+    for function, rest in ((quantise, {"output_dtype": dtype}), (dequantise, {})):
+        with pytest.raises(UnsupportedError, match="a scale for each channel"):
+            function(tensor(x), scale=np.ones(55, np.float32), axis=1, **rest)
+    with pytest.raises(UnsupportedError, match="output_dtype"):
+        quantise(tensor(x), scale=0.1, output_dtype="int4")
+
+
 def test_axes() -> None:
     x = normal(2, 3, 4, 5)
     np.testing.assert_array_equal(call("transpose", x, perm=(0, 2, 3, 1)), x.transpose(0, 2, 3, 1))

@@ -17,6 +17,8 @@ def problem(name: str, variant: Variant, verified: Verified, gate: Gate) -> str 
     reasons = [reason for reason in found if reason]
     if not reasons:
         return None
+    if verified.diagnosis:
+        return f"{name} {'; it '.join(reasons)}: {verified.diagnosis}."
     advice = "Train longer, calibrate on more photographs, or ask for less knowingly."
     return f"{name} {'; it '.join(reasons)}. {advice} {variant.instead}".rstrip()
 

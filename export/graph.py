@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ from leafport.classifier import Classifier
 from leafport.contract import Contract
 from leafport.errors import ConversionError, ModelError
 from leafport.export.fold import fold_affine, fold_shapes
+from leafport.targets.base import part
 
 if TYPE_CHECKING:
     import keras
     from tensorflow.core.framework.graph_pb2 import GraphDef
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 INPUT = "image"
 OUTPUT = "probabilities"
@@ -203,6 +206,21 @@ def _strip_defaults(graph_def: GraphDef) -> GraphDef:
             if name.startswith("_") or (name not in required and node.attr[name] == defaults.get(name)):
                 del node.attr[name]
     return graph_def
+
+
+def constants(nodes: Iterable[NodeDef]) -> dict[str, str]:
+    """The numbers among the nodes of a graph from anywhere, by their names, as ``targets.base.part`` gives them.
+
+    Raises:
+        ModelError: one of them is damaged.
+    """
+    from tensorflow.python.framework import tensor_util
+
+    try:
+        values = {node.name: tensor_util.MakeNdarray(node.attr["value"].tensor) for node in nodes if node.op == "Const"}
+        return {name: part(value) for name, value in values.items() if value.dtype != object}  # Texts are objects.
+    except (ValueError, TypeError) as problem:
+        raise ModelError(f"A constant of the graph is damaged: {problem}.") from None
 
 
 def read_facts(graph_dir: Path) -> dict[str, Any]:

@@ -143,7 +143,8 @@ class Inspection:
             )
 
     def _outputs(self) -> int | None:
-        return self.facts.outputs[0].shape[-1] if self.facts.outputs and self.facts.outputs[0].shape else None
+        """How many probabilities there are; a Core ML file may name the class first, which has no shape."""
+        return next((tensor.shape[-1] for tensor in self.facts.outputs if tensor.shape), None)
 
     def _image_size(self) -> tuple[int, int]:
         if len(self.facts.inputs) == 1:
@@ -217,6 +218,7 @@ def _from_json(value: dict[str, Any]) -> Facts:
         weights=value["weights"],
         labels=None if value["labels"] is None else tuple(value["labels"]),
         contract=Contract.from_json(value["contract"]) if value["contract"] else None,
+        parts=value["parts"],
         metadata=value["metadata"],
         notes=value["notes"],
     )

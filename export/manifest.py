@@ -40,6 +40,7 @@ class Verified(_Record):
             does not; None where the contract names no positive labels.
         top1, reference_top1: how often the file and the classifier are right; None where the truth is not known.
         confidence_drift: by how much the file is surer of its top class than the classifier is of its own, on average.
+        diagnosis: what explains answers that are far from the classifier's, where something does.
     """
 
     images: int
@@ -50,6 +51,7 @@ class Verified(_Record):
     top1: float | None = None
     reference_top1: float | None = None
     confidence_drift: float | None = None
+    diagnosis: str | None = None
 
     @property
     def top1_drop(self) -> float | None:

@@ -18,6 +18,7 @@ from leafport import files, process
 from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError
 from leafport.export import gate, manifest, worker
+from leafport.export.differences import differences
 from leafport.export.manifest import Entry, Manifest, Verified
 from leafport.targets import registry
 
@@ -115,18 +116,24 @@ def _artifact_finding(
     exports: Path, name: str, entry: Entry, state: Manifest, reference: Path, time_limit_s: float
 ) -> Finding:
     assert entry.path is not None
-    if problem := _hash_problem(exports, entry.path, entry.sha256):
-        return Finding(name, problem)
+    hash_problem = _hash_problem(exports, entry.path, entry.sha256)
+    if not (exports / entry.path).exists():
+        return Finding(name, hash_problem)
     path, own = str(exports / entry.path), state.contract_of(name).to_json()
     log = Path(reference.parent / f"{name}.log")
+    problems, verified = [hash_problem] if hash_problem else [], None
     try:
         variant = registry.load(entry.target).VARIANTS[entry.variant]
-        process.call(
+        found = process.call(
             "leafport.export.worker:inspect",
             {"target": entry.target, "variant": entry.variant, "path": path, "contract": own},
             log=log,
             time_limit_s=time_limit_s,
-        )
+        ).value
+        if found["broken"]:
+            problems.append(f"is not what its name claims: {'; '.join(found['broken'])}")
+        if changed := differences(entry.facts or {}, found["facts"]):
+            problems.append(f"is not what was exported: {'; '.join(changed)}")
         outcome = process.call(
             "leafport.export.worker:compare",
             {
@@ -140,7 +147,9 @@ def _artifact_finding(
             log=log,
             time_limit_s=time_limit_s,
         )
-    except LeafportError as problem:
-        return Finding(name, str(problem))
-    verified = Verified(**outcome.value)
-    return Finding(name, gate.problem(name, variant, verified, state.gate), verified)
+        verified = Verified(**outcome.value)
+        if problem := gate.problem(name, variant, verified, state.gate):
+            problems.append(problem.removeprefix(f"{name} "))
+    except LeafportError as error:
+        problems.append(str(error))
+    return Finding(name, ". It ".join(problems) or None, verified)

@@ -17,6 +17,7 @@ from leafport.classifier import Classifier
 from leafport.contract import Contract
 from leafport.errors import ConversionError, VerificationError
 from leafport.export import graph
+from leafport.export.diagnosis import diagnosis
 from leafport.export.graph import ServingGraph
 from leafport.export.refitting import refitted
 from leafport.targets import registry
@@ -102,11 +103,11 @@ def _restated(
 
 
 def inspect(target: str, variant: str, path: str, contract: dict[str, Any]) -> dict[str, Any]:
-    """Open a written artifact again and hold it against its name. Raises ConversionError, or returns its facts."""
+    """Open a written artifact again: its ``facts``, and in which ways it is not what its name claims (``broken``)."""
     module = registry.load(target)
     facts = module.inspect(Path(path))
-    refuse_broken_claims(module.broken_claims(variant, facts, Contract.from_json(contract)), Path(path).name)
-    return facts_to_json(facts)
+    broken = module.broken_claims(variant, facts, Contract.from_json(contract))
+    return {"facts": facts_to_json(facts), "broken": broken}
 
 
 def compare(
@@ -137,6 +138,7 @@ def compare(
         "top1": float((found.argmax(axis=1) == truth).mean()) if len(truth) else None,
         "reference_top1": float((expected.argmax(axis=1) == truth).mean()) if len(truth) else None,
         "confidence_drift": float(found.max(axis=1).mean() - expected.max(axis=1).mean()),
+        "diagnosis": diagnosis(runner.predict, pixels, expected),
     }
 
 
@@ -169,6 +171,7 @@ def facts_to_json(facts: Facts) -> dict[str, Any]:
         "ops": dict(facts.ops),
         "weights": dict(facts.weights),
         "contract_sha256": facts.contract.sha256 if facts.contract else None,
+        "parts": dict(facts.parts),
         "metadata": dict(facts.metadata),
         "notes": dict(facts.notes),
     }

@@ -7,6 +7,8 @@ distribution, an entry point in the group ``leafport.targets``.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +67,7 @@ class Facts:
         weights: number of weight values stored in each dtype ("float32", "float16", "int8", ...).
         labels: the labels in order, where the file carries them.
         contract: the contract the file carries, where it carries one.
+        parts: the constants it calculates with, by the format's own names, as ``part`` gives them.
         metadata: other text the file carries (author, licence, version, description, ...).
         notes: figures peculiar to the format, such as node and engine counts.
     """
@@ -75,6 +78,7 @@ class Facts:
     weights: Mapping[str, int]
     labels: tuple[str, ...] | None = None
     contract: Contract | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -110,10 +114,13 @@ class Options(Protocol):
 
 
 class Target(Protocol):
-    """What a module must have to be a target. ``SUFFIX`` is how names of its files end, or of a folder's main file."""
+    """What a module must have to be a target. ``SUFFIX`` is how names of its files end, or of a folder's main file.
+
+    Where there are several endings it is a tuple of them.
+    """
 
     NAME: str
-    SUFFIX: str
+    SUFFIX: str | tuple[str, ...]
     VARIANTS: Mapping[str, Variant]
     RUNTIME: str
     Options: Any
@@ -151,13 +158,28 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def part(value: np.ndarray) -> str:
+    """A constant in few words, so that another one is told from it: its value if it is a single one, else a hash."""
+    if value.size == 1 and value.dtype.kind in "fiub":
+        return f"{value.item():.7g}"
+    return f"{value.dtype} {list(value.shape)} {hashlib.sha256(value.tobytes()).hexdigest()[:12]}"
+
+
 def carried_claims(facts: Facts, contract: Contract | None) -> list[str]:
     """The broken claims every format shares: labels and contract, where a file carries them, must be the model's."""
     if contract is None:
         return []
     broken = []
     if facts.labels is not None and facts.labels != contract.labels:
-        broken.append(f"its {len(facts.labels)} labels are not the contract's {len(contract.labels)} in order")
+        place, found, wanted = next(
+            (place, found, wanted)
+            for place, (found, wanted) in enumerate(itertools.zip_longest(facts.labels, contract.labels))
+            if found != wanted
+        )
+        broken.append(
+            f"its {len(facts.labels)} labels are not the contract's {len(contract.labels)} in order: "
+            f"number {place} is {found!r}, not {wanted!r}"
+        )
     if facts.contract is not None and facts.contract.sha256 != contract.sha256:
         broken.append("it carries another model's contract")
     return broken

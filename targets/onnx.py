@@ -14,7 +14,7 @@ import numpy as np
 from leafport import files
 from leafport.contract import Contract
 from leafport.errors import ConversionError, ModelError, TargetError
-from leafport.targets.base import Facts, TensorFacts, Variant, carried_claims, option
+from leafport.targets.base import Facts, TensorFacts, Variant, carried_claims, option, part
 
 if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
@@ -92,6 +92,7 @@ def inspect(path: Path) -> Facts:
             weights=dict(sorted(weights.items())),
             labels=tuple(json.loads(labels)) if labels else None,
             contract=Contract.from_text(contract, where=path) if contract else None,
+            parts={tensor.name: part(onnx.numpy_helper.to_array(tensor)) for tensor in model.graph.initializer},
             metadata={**properties, "description": model.doc_string},
             notes={"opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 from collections.abc import Sequence
@@ -93,7 +94,8 @@ def suffixes() -> dict[str, str]:
     """How names of files end, and the target that writes such files; where several do, the first."""
     found: dict[str, str] = {}
     for name in _usable(()):
-        found.setdefault(load(name).SUFFIX, name)
+        for suffix in _suffixes(load(name)):
+            found.setdefault(suffix, name)
     return found
 
 
@@ -108,11 +110,16 @@ def target_of(path: Path) -> str | None:
 
 def claimed(target: Target, path: Path) -> str | None:
     """The variant that the name of a file claims, anybody's file: ``int8`` for model_int8.tflite; None for none."""
-    words = set(re.split(r"[^a-z0-9]+", path.name.removesuffix(target.SUFFIX).lower()))
+    stem = functools.reduce(str.removesuffix, _suffixes(target), path.name)
+    words = set(re.split(r"[^a-z0-9]+", stem.lower()))
     for name, variant in target.VARIANTS.items():
         if not name or words & {name, *variant.also}:
             return name
     return None
+
+
+def _suffixes(target: Target) -> tuple[str, ...]:
+    return (target.SUFFIX,) if isinstance(target.SUFFIX, str) else target.SUFFIX
 
 
 def _usable(patterns: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from leafport import files
 from leafport.contract import Contract
 from leafport.errors import ModelError
+from leafport.export.graph import constants
 from leafport.targets.base import Facts, TensorFacts, Variant, carried_claims
 
 if TYPE_CHECKING:
@@ -68,13 +69,13 @@ def inspect(path: Path) -> Facts:
         raise ModelError(f"{path} has no signature {SIGNATURE!r}, so nothing can serve it.")
     ops: Counter[str] = Counter()
     weights: Counter[str] = Counter()
-    for function in meta_graph.graph_def.library.function:
-        for node in function.node_def:
-            ops[node.op] += 1
-            dtype = dtypes.as_dtype(node.attr["dtype"].type) if node.op == "Const" else None
-            if dtype is not None and dtype.is_floating:
-                shape = node.attr["value"].tensor.tensor_shape
-                weights[dtype.name] += int(np.prod(tensor_util.TensorShapeProtoToList(shape)))
+    nodes = [node for function in meta_graph.graph_def.library.function for node in function.node_def]
+    for node in nodes:
+        ops[node.op] += 1
+        dtype = dtypes.as_dtype(node.attr["dtype"].type) if node.op == "Const" else None
+        if dtype is not None and dtype.is_floating:
+            shape = node.attr["value"].tensor.tensor_shape
+            weights[dtype.name] += int(np.prod(tensor_util.TensorShapeProtoToList(shape)))
     contract = version / EXTRA / CONTRACT_FILE
     carried = (
         Contract.from_json(files.read_json(contract, error=ModelError), where=path) if contract.is_file() else None
@@ -86,6 +87,7 @@ def inspect(path: Path) -> Facts:
         weights=dict(sorted(weights.items())),
         labels=carried.labels if carried else None,
         contract=carried,
+        parts=constants(nodes),
         notes={"signature": SIGNATURE, "tensorflow": meta_graph.meta_info_def.tensorflow_version},
     )
 

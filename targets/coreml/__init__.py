@@ -1,4 +1,4 @@
-"""Core ML packages (.mlpackage), for iPhone, iPad and Mac."""
+"""Core ML packages (.mlpackage) and, for old devices, files (.mlmodel): for iPhone, iPad and Mac."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from pathlib import Path
 from leafport.contract import Contract
 from leafport.errors import TargetError
 from leafport.targets.base import Runner
-from leafport.targets.coreml.package import VARIANTS, Options, available, broken_claims, convert, inspect, restate
+from leafport.targets.coreml.conversion import (
+    NEURALNETWORK_SUFFIX,
+    PACKAGE_SUFFIX,
+    VARIANTS,
+    Options,
+    available,
+    convert,
+    restate,
+)
+from leafport.targets.coreml.facts import broken_claims, inspect
 
 NAME = "coreml"
-SUFFIX = ".mlpackage"
+SUFFIX = (PACKAGE_SUFFIX, NEURALNETWORK_SUFFIX)
 RUNTIME = "Core ML"
 
 __all__ = [

@@ -13,7 +13,7 @@ from PIL import Image
 from leafport.contract import Contract
 from leafport.errors import ModelError
 from leafport.export.graph import INPUT
-from leafport.targets.coreml.package import PROBABILITIES_OUTPUT
+from leafport.targets.coreml.conversion import PROBABILITIES_OUTPUT
 
 
 def present() -> bool:

@@ -22,7 +22,7 @@ from leafport.contract import Contract
 from leafport.errors import ModelError, TargetError
 from leafport.targets.coreml.compressed import COMPRESSED
 from leafport.targets.coreml.operations import OPERATIONS, Operation, UnsupportedError
-from leafport.targets.coreml.program import Program, Reference, Step, read
+from leafport.targets.coreml.program import BGR, Program, Reference, Step, read
 
 BATCH = 32
 _TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -80,10 +80,14 @@ def evaluate(program: Program, images: Any, labels: tuple[str, ...]) -> Any:
         TargetError: it has an operation that the evaluator does not know.
     """
     values = _calculated(program, images)
-    step = program.steps[-1] if program.steps else None
-    if step is None or step.type != "classify":
-        raise ModelError(f"{program.path} is not a classifier: it has no step that names classes.")
-    return _classified(program, step, values, labels)
+    if program.steps and program.steps[-1].type == "classify":
+        return _classified(program, program.steps[-1], values, labels)
+    result = values.get(program.results[0]) if len(program.results) == 1 else None
+    if not isinstance(result, _Computed) or result.tensor.shape[1:] != (len(labels),):
+        raise ModelError(
+            f"{program.path} is not a classifier of {len(labels)} classes: it names none, and has no such result."
+        )
+    return result.tensor
 
 
 def calculated(program: Program, images: Any) -> dict[str, Any]:
@@ -97,11 +101,7 @@ def calculated(program: Program, images: Any) -> dict[str, Any]:
 
 def _calculated(program: Program, images: Any) -> dict[str, Any]:
     """The input and every step's result by its name, up to the naming of classes: _Computed, or an unpacked array."""
-    expected = (1, 3, *images.shape[1:3])
-    if len(program.inputs) != 1 or program.inputs[0].shape != expected:
-        found = ", ".join(f"{value.name} {value.shape}" for value in program.inputs)
-        raise ModelError(f"{program.path} takes {found or 'nothing'}, not one image {expected} as its contract says.")
-    values: dict[str, Any] = {program.inputs[0].name: _Computed(images, channels_last=True)}
+    values: dict[str, Any] = {program.inputs[0].name: _input(program, images)} if program.inputs else {}
     for step in program.steps:
         if step.type == "classify":
             break
@@ -110,6 +110,17 @@ def _calculated(program: Program, images: Any) -> dict[str, Any]:
         else:
             values[step.name] = _evaluate_step(program.path, step, values)
     return values
+
+
+def _input(program: Program, images: Any) -> _Computed:
+    """The photographs as the file takes them: in the order of colours that it asks for."""
+    expected = (1, 3, *images.shape[1:3])
+    if len(program.inputs) != 1 or program.inputs[0].shape not in (expected, (1, *images.shape[1:])):
+        found = ", ".join(f"{value.name} {value.shape}" for value in program.inputs)
+        raise ModelError(f"{program.path} takes {found or 'nothing'}, not one image {expected} as its contract says.")
+    (feature,) = program.description.input
+    bgr = feature.type.WhichOneof("Type") == "imageType" and feature.type.imageType.colorSpace == BGR
+    return _Computed(images[..., ::-1] if bgr else images, channels_last=program.inputs[0].shape == expected)
 
 
 def _classified(program: Program, step: Step, values: Mapping[str, Any], labels: tuple[str, ...]) -> Any:
@@ -212,10 +223,10 @@ def _check_shape(step: Step, result: _Computed) -> None:
     shape = tuple(result.tensor.shape)
     if result.channels_last:
         shape = tuple(shape[axis] for axis in _TO_FIRST)
-    declared = step.outputs[0].shape
-    if len(step.outputs) != 1 or not declared or declared[0] != 1 or shape[0] is not None:
+    declared = step.outputs[0].shape  # The older format declares none.
+    if len(step.outputs) != 1 or shape[0] is not None or (declared is not None and declared[:1] != (1,)):
         raise UnsupportedError("a result without a batch axis")
-    if shape[1:] != declared[1:]:
+    if declared is not None and shape[1:] != declared[1:]:
         raise ValueError(f"it gives {shape[1:]} where the file declares {declared[1:]}")
 
 

@@ -228,6 +228,7 @@ _elementwise("elu", lambda x, alpha: tf.where(x >= 0, x, alpha * tf.math.expm1(x
 _elementwise("leaky_relu", lambda x, alpha: tf.where(x >= 0, x, alpha * x))
 _elementwise("linear_activation", lambda x, alpha, beta: alpha * x + beta)
 _elementwise("scaled_tanh", lambda x, alpha, beta: alpha * tf.tanh(beta * x))
+_elementwise("thresholded_relu", lambda x, alpha: tf.where(x >= alpha, x, 0.0))
 _elementwise("sigmoid_hard", lambda x, alpha, beta: tf.clip_by_value(alpha * x + beta, 0.0, 1.0))
 
 _elementwise("inverse", lambda x, epsilon=1e-4: 1.0 / (x + epsilon))

@@ -1,8 +1,9 @@
-"""A saved .mlpackage, read back from disk: its description, its steps and its constants.
+"""A saved .mlpackage or .mlmodel, read back from disk: its description, its steps and its constants.
 
 An .mlpackage is a folder: Manifest.json names the model file (a protocol buffer, ``Model`` of Core ML's published
-.proto files), which refers to weights in a blob file by offset. Both are read here without the libraries that wrote
-them, so that what is inspected and executed is the file, and a damaged file is an error, not a crash.
+.proto files), which refers to weights in a blob file by offset. An .mlmodel is a model file by itself. They are read
+here without the libraries that wrote them, so that what is inspected and executed is the file, and a damaged file is an
+error, not a crash.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from leafport.targets.coreml.compressed import unpacked
 MANIFEST_FILE = "Manifest.json"
 MAX_MODEL_BYTES = 2**31 - 1  # A protocol buffer's own limit.
 MAX_STEPS = 100_000
+BGR = 30  # ImageFeatureType.ColorSpace
 _MODEL_PATH = "@model_path/"
 
 # The blob file (MIL storage format 2): a header, then per value 64 bytes of metadata and, elsewhere, its data.
@@ -84,10 +86,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """The one function of a saved .mlpackage.
+    """The one function of a saved model.
 
     Attributes:
-        path: the package.
+        path: the package or file.
+        format: ``mlprogram``, or ``neuralnetwork``, the older one.
         description: Core ML's ModelDescription message: inputs, outputs, metadata.
         specification_version: which Core ML can read it; 6 is iOS 15 and macOS 12.
         opset: the version of the operations' definitions ("CoreML5").
@@ -102,6 +105,7 @@ class Program:
     """
 
     path: Path
+    format: Literal["mlprogram", "neuralnetwork"]
     description: Any
     specification_version: int
     opset: str
@@ -113,31 +117,42 @@ class Program:
     largest_float: int
     dtypes: Mapping[str, int]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int | None, ...] | None]:
+        """The shape that the program declares for each step's results."""
+        return {output.name: output.shape for step in self.steps for output in step.outputs}
+
 
 def read(path: Path) -> Program:
-    """Read a package. Blobs are mapped into memory, not copied.
+    """Read a package or file. Blobs are mapped into memory, not copied.
 
     Raises:
-        ModelError: it is not an mlprogram package, or damaged.
+        ModelError: it holds no network, or is damaged.
     """
+    from leafport.targets.coreml import neuralnetwork  # It is made of this module's classes.
+
     model_path, model = read_model(path)
-    if model.WhichOneof("Type") != "mlProgram":
-        raise ModelError(f"{path} is not an mlprogram package: it holds {model.WhichOneof('Type') or 'no model'}.")
+    kind = model.WhichOneof("Type")
+    if kind in neuralnetwork.FORMATS:
+        return neuralnetwork.program(path, model)
+    if kind != "mlProgram":
+        raise ModelError(f"{path} holds no network that leafport knows: {kind or 'no model'}.")
     if list(model.mlProgram.functions) != ["main"]:
         raise ModelError(f"{path} has not one function called main: not a package leafport wrote, or damaged.")
     function = model.mlProgram.functions["main"]
     block = function.block_specializations.get(function.opset)
     if block is None or len(block.operations) > MAX_STEPS:
-        raise ModelError(f"{path} is damaged: its program is missing or has more than {MAX_STEPS:,} steps.")
+        raise damaged(path, f"its program is missing or has more than {MAX_STEPS:,} steps")
 
     reader = _Reader(path, model_path.parent)
     inputs = tuple(reader.output(value) for value in function.inputs)
     known: dict[str, Any] = {value.name: Reference(value.name) for value in inputs}
     steps = list(reader.steps(block, known))
     if missing := [name for name in block.outputs if name not in known]:
-        raise ModelError(f"{path} is damaged: nothing calculates its result {missing[0]!r}.")
+        raise damaged(path, f"nothing calculates its result {missing[0]!r}")
     return Program(
         path=path,
+        format="mlprogram",
         description=model.description,
         specification_version=model.specificationVersion,
         opset=function.opset,
@@ -151,6 +166,11 @@ def read(path: Path) -> Program:
     )
 
 
+def damaged(path: Path, why: str) -> ModelError:
+    """The error for a package or file that contradicts itself."""
+    return ModelError(f"{path} is damaged: {why}. Export it again.")
+
+
 def read_model(path: Path) -> tuple[Path, Any]:
     """The model file of a package and the message it holds. Raises ModelError where either is missing or damaged."""
     model_path = _model_path(path)
@@ -158,9 +178,13 @@ def read_model(path: Path) -> tuple[Path, Any]:
 
 
 def _model_path(path: Path) -> Path:
-    """The model file that the package's manifest names."""
+    """The model file that the package's manifest names, or an .mlmodel itself."""
+    if path.suffix == ".mlmodel" and path.is_file():
+        return path
     if not path.is_dir():
-        raise ModelError(f"{path} is not a Core ML package: an .mlpackage is a folder. Check the path.")
+        raise ModelError(
+            f"{path} is not a Core ML package: an .mlpackage is a folder, an .mlmodel a file. Check the path."
+        )
     manifest = files.read_json(path / MANIFEST_FILE, error=ModelError)
     try:
         relative = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
@@ -322,7 +346,7 @@ class _Reader:
                 self.weights[f"uint{bits[name]}"] += math.prod(shape.tolist())
 
     def _damaged(self, why: str) -> ModelError:
-        return ModelError(f"{self.package} is damaged: {why}. Export it again.")
+        return damaged(self.package, why)
 
 
 class _Blob:

@@ -9,9 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from leafport.contract import Contract
 from leafport.errors import ModelError
-from leafport.targets.base import Facts, TensorFacts, carried_claims
+from leafport.targets.base import Facts, TensorFacts, carried_claims, part
 from leafport.targets.tflite import metadata
 from leafport.targets.tflite.metadata import CONTRACT_FILE, LABELS_FILE
 
@@ -113,6 +115,7 @@ def _facts(model: Any, schema: Any, path: Path) -> Facts:
         weights=dict(sorted(weights.items())),
         labels=None if labels is None else tuple(labels.splitlines()),
         contract=Contract.from_text(contract, where=path) if contract else None,
+        parts=_parts(model),
         metadata=dict(said.texts),
         notes={
             "float_ops": sorted(calculating),
@@ -164,6 +167,18 @@ def _weights(model: Any, types: dict[int, str]) -> tuple[Counter[str], set[tuple
                     scales = len(_scales(tensor))
                     large.add((types[tensor.type], "channel" if scales > 1 else "tensor" if scales else ""))
     return weights, large
+
+
+def _parts(model: Any) -> dict[str, str]:
+    """The constants and all scales, by their tensors' names; an operation's other settings are not among them."""
+    found = {}
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        name, stored, scales = tensor.name.decode(errors="replace"), model.buffers[tensor.buffer].data, _scales(tensor)
+        if stored is not None and len(stored):
+            found[name] = part(np.asarray(stored))
+        if len(scales):
+            found[f"{name}, scale"] = part(np.asarray(scales))
+    return found
 
 
 def _metadata(model: Any) -> dict[str, bytes]:

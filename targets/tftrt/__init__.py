@@ -13,7 +13,7 @@ import numpy as np
 from leafport import files
 from leafport.contract import Contract
 from leafport.errors import ModelError, UserError
-from leafport.export.graph import INPUT, OUTPUT
+from leafport.export.graph import INPUT, OUTPUT, constants
 from leafport.targets.base import Facts, Variant, carried_claims, option
 from leafport.targets.tftrt import engine, reading
 
@@ -104,6 +104,7 @@ def inspect(path: Path) -> Facts:
         weights=reading.weights([*graph_def.node, *segment]),
         labels=contract.labels if contract else None,
         contract=contract,
+        parts=constants([*graph_def.node, *segment]),
         notes=notes,
     )
 

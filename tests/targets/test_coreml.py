@@ -154,7 +154,10 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize(
     ("variant", "tolerance"),
-    [("fp32", 1e-5), ("fp16", 1e-2), ("int8", 0.03), ("w8a8", 0.15), ("pal6", 0.1), ("pal4", 0.3)],
+    [
+        *(("fp32", 1e-5), ("fp16", 1e-2), ("neuralnetwork", 1e-2), ("int8", 0.03)),
+        *(("w8a8", 0.15), ("pal6", 0.1), ("pal4", 0.3)),
+    ],
 )
 def test_the_saved_package_says_what_the_classifier_says(
     exported: Exported, images: np.ndarray, variant: str, tolerance: float
@@ -185,26 +188,46 @@ def test_inspect_finds_what_apps_need(exported: Exported, variant: str) -> None:
     contract = exported.classifier.contract
     path = exported.packages[variant]
     facts = coreml.inspect(path)
-    assert path.name == f"fungi-{variant}.mlpackage"
+    suffix = ".mlmodel" if variant == "neuralnetwork" else ".mlpackage"
+    assert path.name == f"fungi-{variant}{suffix}"
     assert facts.inputs == (TensorFacts("image", "RGB image", (1, HEIGHT, WIDTH, 3)),)
-    assert [output.name for output in facts.outputs] == ["classLabel", "classLabel_probs"]
+    assert {output.name for output in facts.outputs} == {"classLabel", "classLabel_probs"}
     assert facts.labels == LABELS
     assert facts.contract == contract
-    assert facts.ops["conv"] == 4
+    assert facts.ops["convolution" if variant == "neuralnetwork" else "conv"] == 4
     packed = {"int8": "int8", "w8a8": "int8", "pal6": "uint6", "pal4": "uint4"}.get(variant)
     if packed:  # The one layer of more than 512 weights; the table, the scales and others' weights are floats.
         assert 0 <= facts.weights[packed] - 3 * 3 * 16 * 16 <= 16  # Zero points of channels are 8-bit numbers too.
-    assert set(facts.weights) - {packed} == {"float32" if variant == "fp32" else "float16"}
+    floats = {"fp32": {"float32"}, "neuralnetwork": {"float32", "float16"}}.get(variant, {"float16"})  # Biases in 32.
+    assert set(facts.weights) - {packed} == floats
     convolutions_and_dense = 3 * 3 * 3 * 16 + 3 * 3 * 16 + 3 * 3 * 16 * 16 + 16 * 32 + 32 * len(LABELS)
     assert convolutions_and_dense < sum(facts.weights.values()) < convolutions_and_dense + 300
-    oldest = {"fp16": "iOS15", "fp32": "iOS15", "w8a8": "iOS17"}.get(variant, "iOS16")
+    oldest = {"fp16": "iOS15", "fp32": "iOS15", "w8a8": "iOS17", "neuralnetwork": "iOS11.2"}.get(variant, "iOS16")
     assert facts.notes["minimum_deployment_target"] == oldest
     assert {"author", "license", "version", "description"} <= set(facts.metadata)
     assert (facts.metadata["author"], facts.metadata["version"]) == ("A. Mycologist", "2.1")
     assert coreml.broken_claims(variant, facts, contract) == []
 
 
-@pytest.mark.parametrize("variant", coreml.VARIANTS)
+def test_xcode_and_vision_find_a_classifier(exported: Exported) -> None:
+    """What Xcode generates for a file, and what makes Vision answer with VNClassificationObservations."""
+    for variant, path in exported.packages.items():
+        notes = coreml.inspect(path).notes
+        assert notes["swift"] == {
+            "class": f"fungi_{variant}",
+            "inputs": {"image": "CVPixelBuffer"},
+            "outputs": {"classLabel": "String", "classLabel_probs": "[String: Double]"},
+        }
+        assert notes["vision"] == ["classLabel", "classLabel_probs"]
+
+
+def test_a_model_that_vision_would_not_know_for_a_classifier_is_refused(exported: Exported, copy: Path) -> None:
+    rewrite(copy, lambda model: model.description.ClearField("predictedProbabilitiesName"))
+    broken = coreml.broken_claims("fp32", coreml.inspect(copy), exported.classifier.contract)
+    assert [why for why in broken if "Vision" in why]
+
+
+@pytest.mark.parametrize("variant", sorted({*coreml.VARIANTS} - {"neuralnetwork"}))
 def test_names_are_short_and_equal_constants_one(exported: Exported, variant: str) -> None:
     from coremltools.proto import Model_pb2
 

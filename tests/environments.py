@@ -50,6 +50,10 @@ ENVIRONMENTS = {
         "an interpreter as old phones and boards have it",
         ("tflite-runtime==2.14.0", "numpy==1.26.4", "pillow==11.3.0"),
     ),
+    "torch-2.13": Environment(
+        "PyTorch, from which others write Core ML packages; its build for CPUs, where the package index has it",
+        ("torch==2.13.*", "coremltools==9.0", "numpy==2.4.6"),
+    ),
     "mediapipe-1.2": Environment(
         "MediaPipe Tasks, a client that apps use: it reads a file's own metadata. Debian: libegl1 and libgles2",
         ("mediapipe==1.2.2", "numpy==2.4.6"),

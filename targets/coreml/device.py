@@ -13,7 +13,7 @@ from PIL import Image
 from leafport.contract import Contract
 from leafport.errors import ModelError
 from leafport.export.graph import INPUT
-from leafport.targets.coreml.conversion import PROBABILITIES_OUTPUT
+from leafport.targets.coreml.program import read_model
 
 
 def present() -> bool:
@@ -33,6 +33,9 @@ class CoreMLRunner:
         """Compile and load the package. Raises ModelError when Core ML refuses it."""
         import coremltools
 
+        _, saved = read_model(path)
+        self._input = saved.description.input[0].name if saved.description.input else INPUT
+        self._output = saved.description.predictedProbabilitiesName or saved.description.output[0].name
         self.executes = f"Core ML, macOS {platform.mac_ver()[0]}, {compute_units}"
         self._labels = contract.labels
         try:
@@ -44,6 +47,10 @@ class CoreMLRunner:
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities (float32 [N, classes], the contract's order) of images (uint8 [N, H, W, 3], RGB)."""
-        answers = self._model.predict([{INPUT: Image.fromarray(image)} for image in images]) if len(images) else []
-        rows = [[answer[PROBABILITIES_OUTPUT][label] for label in self._labels] for answer in answers]
+        answers = self._model.predict([{self._input: Image.fromarray(image)} for image in images]) if len(images) else []
+        rows = [self._in_order(answer[self._output]) for answer in answers]
         return np.array(rows, np.float32).reshape(len(images), len(self._labels))
+
+    def _in_order(self, answer: Any) -> Any:
+        """The probabilities of one photograph: by label, or as an array where the file names no labels."""
+        return [answer[label] for label in self._labels] if isinstance(answer, dict) else np.ravel(answer)

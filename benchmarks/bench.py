@@ -71,7 +71,7 @@ def bench(
         OutputError: ``out`` cannot be written to.
     """
     if (source / manifests.FILE).is_file() or (source.is_dir() and registry.target_of(source) is None):
-        subject = _exported(source, artifacts, classifier)
+        subject = exported(source, artifacts, classifier)
     else:
         subject = _lone(source, labels, scaling)
     contract = subject.contract
@@ -104,7 +104,7 @@ def bench(
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class Candidate:
     """A row to be: its first fields, its file, and what becomes of a pixel before that takes it (None: nothing).
 
     Without a file the fields say why it has none. ``contract`` is the file's own, where its threshold is.
@@ -117,36 +117,36 @@ class _Candidate:
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """What is to be measured; ``splits`` are what the model has seen, None where there is no record of it."""
 
     contract: Contract
     splits: Splits | None
-    candidates: tuple[_Candidate, ...]
+    candidates: tuple[Candidate, ...]
 
 
-def _exported(exports: Path, artifacts: Sequence[str], classifier: Path | None) -> _Subject:
+def exported(exports: Path, artifacts: Sequence[str], classifier: Path | None) -> Subject:
     """An export folder: the Keras model, and every artifact that is asked for."""
     manifest = manifests.read(exports)
     names = _names(manifest, exports, artifacts)
-    keras = _Candidate({"name": KERAS, "target": KERAS, "variant": ""}, _classifier(manifest, classifier))
-    return _Subject(
+    keras = Candidate({"name": KERAS, "target": KERAS, "variant": ""}, _classifier(manifest, classifier))
+    return Subject(
         contract=manifest.contract,
         splits=Splits.load(exports / SPLITS_FILE) if (exports / SPLITS_FILE).is_file() else None,
         candidates=(keras, *(_entry(manifest, exports, name) for name in names)),
     )
 
 
-def _lone(path: Path, labels: Path | None, scaling: Scaling | None) -> _Subject:
+def _lone(path: Path, labels: Path | None, scaling: Scaling | None) -> Subject:
     """One file, whoever wrote it. Raises ModelError where its name claims what it does not hold."""
     found = inspection.inspect(path)
     if found.broken:
         raise ModelError(f"{path} is not what its name claims: {'; '.join(found.broken)}.")
-    candidate = _Candidate(_head(found), path, found.scaling(scaling))
-    return _Subject(found.contract(labels), None, (candidate,))
+    candidate = Candidate(_head(found), path, found.scaling(scaling))
+    return Subject(found.contract(labels), None, (candidate,))
 
 
-def _peer(path: Path, contract: Contract, scaling: Scaling | None) -> _Candidate:
+def _peer(path: Path, contract: Contract, scaling: Scaling | None) -> Candidate:
     """A file to compare with, fed with the same photographs; one that cannot be says why."""
     try:
         found = inspection.inspect(path)
@@ -155,10 +155,10 @@ def _peer(path: Path, contract: Contract, scaling: Scaling | None) -> _Candidate
         found.require(contract)
         carried = found.facts.contract
         own = carried if carried and carried.labels == contract.labels else None
-        return _Candidate(_head(found), path, found.scaling(None if found.takes_bytes else scaling), own)
+        return Candidate(_head(found), path, found.scaling(None if found.takes_bytes else scaling), own)
     except ModelError as problem:
         head = {"name": path.stem, "target": "", "variant": ""}
-        return _Candidate({**head, "invalid_reason": _without_paths(str(problem), path.parent)}, None)
+        return Candidate({**head, "invalid_reason": _without_paths(str(problem), path.parent)}, None)
 
 
 def _head(found: Inspection) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class _Work:
         self._time_limit_s = time_limit_s
         self._reference: np.ndarray | None = None
 
-    def row(self, candidate: _Candidate) -> Artifact:
+    def row(self, candidate: Candidate) -> Artifact:
         """A candidate's row, with its figures or the reason why it has none."""
         head, path = candidate.head, candidate.path
         if path is None:
@@ -234,20 +234,20 @@ class _Work:
         }
 
 
-def _entry(manifest: Manifest, exports: Path, name: str) -> _Candidate:
+def _entry(manifest: Manifest, exports: Path, name: str) -> Candidate:
     """One artifact of an export folder, as a candidate."""
     entry = manifest.artifacts[name]
     head: dict[str, Any] = {"name": name, "target": entry.target, "variant": entry.variant, "sha256": entry.sha256}
     head["calibration_curve"] = tuple(Calibrated(**point.model_dump()) for point in entry.calibration_curve)
     if entry.status != "ok":
-        return _Candidate({**head, "invalid_reason": _without_paths(f"not exported: {entry.reason}", exports)}, None)
+        return Candidate({**head, "invalid_reason": _without_paths(f"not exported: {entry.reason}", exports)}, None)
     path = manifest.artifact_path(exports, name)
     if not path.exists():
-        return _Candidate({**head, "invalid_reason": f"{entry.path} is not there any more: export again"}, None)
+        return Candidate({**head, "invalid_reason": f"{entry.path} is not there any more: export again"}, None)
     if files.sha256(path) != entry.sha256:
         reason = f"{entry.path} is not the file the manifest describes: export again"
-        return _Candidate({**head, "invalid_reason": reason}, None)
-    return _Candidate(head, path, contract=manifest.contract_of(name))
+        return Candidate({**head, "invalid_reason": reason}, None)
+    return Candidate(head, path, contract=manifest.contract_of(name))
 
 
 def _names(manifest: Manifest, exports: Path, patterns: Sequence[str]) -> list[str]:

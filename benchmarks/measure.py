@@ -6,14 +6,13 @@ come accuracy (in batches) and the openings for the load time, neither of which 
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leafport.benchmarks.kits import timing
 from leafport.benchmarks.report import KERAS
 from leafport.contract import Contract
 from leafport.export import inspection
@@ -22,11 +21,6 @@ from leafport.process import peak_rss_bytes
 from leafport.targets.base import Runner
 
 BATCH = 32
-WARMUP_RUNS, WARMUP_SECONDS = 5, 0.3
-MIN_RUNS, FEWEST_RUNS, MAX_RUNS = 50, 30, 1000
-MIN_SECONDS, MAX_SECONDS = 1.0, 10.0
-OPENINGS, OPENING_SECONDS = 5, 1.0
-ROTATION = 16
 
 
 def measure(
@@ -55,20 +49,20 @@ def measure(
     """
     photographs = np.load(images, mmap_mode="r")
     # Copies, since a page fault in the mapped file is not the model's doing; several, so that no photograph is special.
-    singles = [np.ascontiguousarray(photographs[i : i + 1]) for i in range(min(ROTATION, len(photographs)))]
+    singles = [np.ascontiguousarray(photographs[i : i + 1]) for i in range(min(timing.ROTATION, len(photographs)))]
     open_it = _opener(
         target, Path(path), Contract.from_json(contract), threads, Scaling(**scaling) if scaling else None
     )
     runner = open_it()
     timed = runner.untimed is None
-    warmup, samples = _times(runner, singles) if timed else ([], [])
+    warmup, samples = timing.times(runner.predict, singles) if timed else ([], [])
     if not timed:
         runner.predict(singles[0])
     peak = peak_rss_bytes()
     np.save(answers, _answers(runner, photographs))
     executes, untimed = runner.executes, runner.untimed
     del runner
-    load_ms, first_ms = _openings(open_it, singles[0]) if timed else (None, None)
+    load_ms, first_ms = timing.openings(lambda: open_it().predict, singles[0]) if timed else (None, None)
     return {
         "executes": executes,
         "untimed": untimed,
@@ -104,50 +98,9 @@ def _opener(target: str, path: Path, contract: Contract, threads: int, scaling: 
     return lambda: inspection.open_runner(target, path, contract, threads, scaling)
 
 
-def _times(runner: Runner, singles: list[np.ndarray]) -> tuple[list[float], list[float]]:
-    """Warm-up and timed predictions, milliseconds each, in order."""
-    warmup: list[float] = []
-    while len(warmup) < WARMUP_RUNS or (sum(warmup) < WARMUP_SECONDS * 1e3 and len(warmup) < MAX_RUNS):
-        warmup.append(_time(runner.predict, singles[len(warmup) % len(singles)]))
-    samples: list[float] = []
-    total = 0.0
-    while not _enough(len(samples), total / 1e3):
-        samples.append(_time(runner.predict, singles[len(samples) % len(singles)]))
-        total += samples[-1]
-    return warmup, samples
-
-
-def _enough(runs: int, seconds: float) -> bool:
-    return (
-        runs >= MAX_RUNS
-        or (runs >= MIN_RUNS and seconds >= MIN_SECONDS)
-        or (runs >= FEWEST_RUNS and seconds >= MAX_SECONDS)
-    )
-
-
-def _time(predict: Callable[[np.ndarray], Any], image: np.ndarray) -> float:
-    started = time.perf_counter_ns()
-    predict(image)
-    return round((time.perf_counter_ns() - started) / 1e6, 5)
-
-
 def _answers(runner: Runner, photographs: np.ndarray) -> np.ndarray:
     chunks = [
         np.asarray(runner.predict(np.ascontiguousarray(photographs[start : start + BATCH])), np.float32)
         for start in range(0, len(photographs), BATCH)
     ]
     return np.concatenate(chunks)
-
-
-def _openings(open_it: Callable[[], Runner], image: np.ndarray) -> tuple[float, float]:
-    """Medians of opening the artifact and of its first prediction; its runtime's libraries are loaded by now."""
-    loads: list[float] = []
-    firsts: list[float] = []
-    began = time.monotonic()
-    while len(loads) < OPENINGS and (not loads or time.monotonic() - began < OPENING_SECONDS):
-        started = time.perf_counter_ns()
-        runner = open_it()
-        loads.append((time.perf_counter_ns() - started) / 1e6)
-        firsts.append(_time(runner.predict, image))
-        del runner
-    return round(statistics.median(loads), 5), round(statistics.median(firsts), 5)

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Another file with the same labels to measure beside them; may be given several times.",
 )
+@click.option(
+    "--kit",
+    type=click.Choice(["macos"]),
+    help="Measure elsewhere: write a folder with files, photographs and one program that needs no leafport.",
+)
 @lone_file.labels
 @lone_file.scaling
 @click.option("--time-limit", default=3600.0, show_default=True, help="Seconds one artifact may take.")
@@ -56,6 +61,7 @@ def command(
     limit: int | None,
     classifier: Path | None,
     peers: tuple[Path, ...],
+    kit: str | None,
     labels: Path | None,
     scaling: Scaling | None,
     time_limit: float,
@@ -78,6 +84,9 @@ def command(
             )
     elif artifacts or classifier:
         raise click.UsageError("--artifact and --classifier are for an export folder.")
+    if kit:
+        _write_kit(kit, source, data, out, artifacts, limit, classifier, peers)
+        return
     with showing() as progress:
         report = bench(
             source,
@@ -99,6 +108,28 @@ def command(
         show(report, out)
     if any(not row.valid for row in report.rows):
         sys.exit(1)
+
+
+def _write_kit(
+    kind: str,
+    exports: Path,
+    data: Path | None,
+    out: Path,
+    artifacts: tuple[str, ...],
+    limit: int | None,
+    classifier: Path | None,
+    peers: tuple[Path, ...],
+) -> None:
+    from leafport.benchmarks import kit
+    from leafport.cli import terminal
+
+    if peers:
+        raise click.UsageError("--peer is not for a --kit.")
+    with showing() as progress:
+        program = kit.write(
+            kind, exports, data, out, artifacts=artifacts, limit=limit, classifier=classifier, progress=progress
+        )
+    terminal.out.print(f"Kit: {out}, to be copied to a Mac. There: python3 {program.name}", markup=False)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,125 @@
+"""From a device's answers to the figures of a report: ``leafport.benchmarks.accuracy`` with numpy alone.
+
+Copied into kits. Each function returns a record of the report's JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+_NORMAL_97_5 = 1.959963984540054
+_STEPS = 60  # Halvings of an interval, after which a float64 has no more digits.
+
+
+def accuracy(probabilities: np.ndarray, kit: dict[str, Any], safety: dict[str, Any] | None) -> dict[str, Any]:
+    """The report's Accuracy of answers float32 [N, classes].
+
+    Args:
+        kit: ``truth``, the index of the right label of each photograph, and ``positive_indices``.
+        safety: the contract's, of the file that answers; None where it names no positive labels.
+    """
+    truth, classes = np.array(kit["truth"]), probabilities.shape[1]
+    right = probabilities[np.arange(len(truth)), truth][:, None]
+    earlier = np.arange(classes)[None, :] < truth[:, None]
+    rank = (probabilities > right).sum(axis=1) + ((probabilities == right) & earlier).sum(axis=1)
+    top = {k: float((rank < k).mean()) if k < classes else None for k in (3, 5)}
+    found: dict[str, Any] = {"n": len(truth), "top1": float((rank < 1).mean()), "top3": top[3], "top5": top[5]}
+    if safety is None:
+        return found
+    score = _score(probabilities, kit)
+    called, dangerous = score >= safety["threshold"], np.isin(truth, kit["positive_indices"])
+    positives, negatives = int(dangerous.sum()), int((~dangerous).sum())
+    hits, alarms = int((called & dangerous).sum()), int((called & ~dangerous).sum())
+    band = safety["not_sure"]
+    return {
+        **found,
+        "threshold": safety["threshold"],
+        "positives": positives,
+        "negatives": negatives,
+        "recall": _share(hits, positives),
+        "recall_lower_bound": recall_lower_bound(hits, positives, safety["confidence"]) if positives else None,
+        "precision": _share(hits, hits + alarms),
+        "f1": _share(2 * hits, hits + alarms + positives),
+        "false_alarm_rate": _share(alarms, negatives),
+        "not_sure": float(((score >= band[0]) & (score <= band[1])).mean()) if band else None,
+    }
+
+
+def agreement(
+    reference: np.ndarray,
+    answers: np.ndarray,
+    kit: dict[str, Any],
+    classifier_safety: dict[str, Any] | None,
+    safety: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The report's Agreement of ``answers`` with ``reference``, the Keras model's: float32 [N, classes] both."""
+    truth = np.array(kit["truth"])
+    flips = dangerous = None
+    if classifier_safety is not None and safety is not None:
+        alarm = _score(reference, kit) >= classifier_safety["threshold"]
+        lost = alarm & (_score(answers, kit) < safety["threshold"])
+        flips, dangerous = int(lost.sum()), int((lost & np.isin(truth, kit["positive_indices"])).sum())
+    before, after = (each.argmax(axis=1) == truth for each in (reference, answers))
+    worse, better = int((before & ~after).sum()), int((after & ~before).sum())
+    low, high = paired_difference(worse, better, len(truth))
+    return {
+        "n": len(truth),
+        "top1": float((reference.argmax(axis=1) == answers.argmax(axis=1)).mean()),
+        "top1_lost": (worse - better) / len(truth),
+        "top1_lost_low": low,
+        "top1_lost_high": high,
+        "max_abs_diff": float(np.abs(reference - answers).max()),
+        "flips_to_safe": flips,
+        "dangerous_flips": dangerous,
+    }
+
+
+def recall_lower_bound(hits: int, positives: int, confidence: float) -> float:
+    """Clopper and Pearson's one-sided bound: where seeing so many or more has probability 1 - ``confidence``."""
+    if hits == 0:
+        return 0.0
+
+    def excess(share: float) -> float:
+        below = [
+            math.comb(positives, k) * share**k * (1 - share) ** (positives - k) for k in range(hits, positives + 1)
+        ]
+        return math.fsum(below) - (1 - confidence)
+
+    return _root(excess, 0.0, 1.0)
+
+
+def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float]:
+    """Tango's 95 % score interval of (gained - lost) / n; see ``leafport.metrics.paired_difference``."""
+
+    def excess(difference: float, sign: int) -> float:
+        linear = (2 * n - gained + lost) * difference - gained - lost
+        share = (math.sqrt(linear**2 + 8 * n * lost * difference * (1 - difference)) - linear) / (4 * n)
+        variance = n * (2 * share + difference * (1 - difference))
+        return sign * (gained - lost - n * difference) - _NORMAL_97_5 * math.sqrt(max(variance, 0.0))
+
+    seen = (gained - lost) / n
+    low = -1.0 if excess(-1.0, 1) <= 0 else _root(lambda value: -excess(value, 1), -1.0, seen - 1e-9)
+    high = 1.0 if excess(1.0, -1) <= 0 else _root(lambda value: excess(value, -1), seen + 1e-9, 1.0)
+    return low, high
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a rising function of one number is 0."""
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if function(middle) < 0 else (low, middle)
+    return (low + high) / 2
+
+
+def _score(probabilities: np.ndarray, kit: dict[str, Any]) -> np.ndarray:
+    """How dangerous each photograph looks, as ``Contract.positive_score`` says."""
+    score: np.ndarray = np.minimum(probabilities[:, kit["positive_indices"]].sum(axis=1), 1).astype(np.float64)
+    return score
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

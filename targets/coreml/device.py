@@ -47,7 +47,8 @@ class CoreMLRunner:
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities (float32 [N, classes], the contract's order) of images (uint8 [N, H, W, 3], RGB)."""
-        answers = self._model.predict([{self._input: Image.fromarray(image)} for image in images]) if len(images) else []
+        asked = [{self._input: Image.fromarray(image)} for image in images]
+        answers = self._model.predict(asked) if asked else []
         rows = [self._in_order(answer[self._output]) for answer in answers]
         return np.array(rows, np.float32).reshape(len(images), len(self._labels))
 

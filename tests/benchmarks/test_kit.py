@@ -131,9 +131,8 @@ def test_its_program_needs_no_leafport_and_an_old_python_reads_it() -> None:
 
 
 def test_elsewhere_it_says_where_it_belongs(written: Path) -> None:
-    finished = subprocess.run(
-        [sys.executable, str(written / "measure.py")], capture_output=True, text=True, check=False
-    )
+    program = [sys.executable, str(written / "measure.py")]
+    finished = subprocess.run(program, capture_output=True, text=True, check=False)
     assert finished.returncode == 2
     assert "Macs only" in finished.stderr
 

@@ -6,6 +6,10 @@ rounded one input after another, and what each rounding changes in the results i
 rounded yet, and by the bias in the end (Frantar et al. 2022, "GPTQ", after Hassibi and Stork 1993; the bias as a last
 weight, whose input is always 1, is our addition). The result has the very values that the converter finds for itself,
 so that it has nothing left to round. docs/results.md has what it brings.
+
+With palettes, whose values are few, layers go in turn: each is first fitted to what the rounded layers before it leave
+of its inputs, so that its results are those of the whole network again. For 8-bit steps that would gain little, and
+take as long as all layers take once, for each of them.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +43,7 @@ _POSITIONS = 4096  # Of a feature map, at most so many of a photograph are looke
 _BATCH = 8
 _FEW = 64  # A layer of no more different weights has been given them on purpose.
 _DAMPING = 0.01
+_HELD = 0.05
 _BLOCK = 128
 _NOTHING = 1e-10
 
@@ -56,6 +61,11 @@ class _Layer:
     groups: int
     inputs: int
     outputs: int
+
+    @property
+    def size(self) -> int:
+        """The number of its weights."""
+        return self.groups * self.inputs * self.outputs
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Weights [groups, inputs, outputs] and bias [groups, 1 or 0 where there is none, outputs], float64."""
@@ -86,19 +96,20 @@ def fitted(graph: ServingGraph, photographs: Sequence[Path], path: Path, **setti
         settings: those of ``rounded``.
     """
     batches = images.batches(photographs[:PHOTOGRAPHS], graph.contract.image, batch_size=_BATCH)
-    made = rounded(graph.graph_def(), (pixels.astype(np.float32) for pixels in batches), INPUT, **settings)
+    made = rounded(graph.graph_def(), [pixels.astype(np.float32) for pixels in batches], INPUT, **settings)
     files.write_bytes(path, made.SerializeToString(deterministic=True))
     return dataclasses.replace(graph, path=path)
 
 
 def rounded(
     graph_def: GraphDef,
-    photographs: Iterable[np.ndarray],
+    photographs: Sequence[np.ndarray],
     feed: str,
     *,
     per_channel_dense: bool = False,
     at_least: int = 0,
     palette: int | None = None,
+    fine: float = 0.0,
 ) -> GraphDef:
     """A copy of a frozen graph with the weights of its layers rounded, and biases to match.
 
@@ -107,21 +118,29 @@ def rounded(
         feed: the placeholder's name.
         per_channel_dense: whether the converter will quantise dense layers per output, or per tensor.
         at_least: layers of fewer weights stay as they are, since the converter will leave them so.
-        palette: how many values the weights of a layer may have (``leafport.palette``), but for depthwise ones; None:
-            8-bit steps.
+        palette: how many values the weights of a layer may have (``leafport.palette``), but for depthwise ones and
+            small ones; None: 8-bit steps.
+        fine: the share of the weights whose layers, the smallest, get 8-bit steps all the same.
     """
     from tensorflow.core.framework.graph_pb2 import GraphDef
 
     copy = GraphDef()
     copy.CopyFrom(graph_def)
     layers = list(_layers(copy, at_least))
-    grams = _grams(copy, layers, photographs, feed)
-    for layer in layers:
-        weights, bias = layer.read()
-        gram = grams.pop(layer.node.name)[:, : layer.inputs + bias.shape[1], : layer.inputs + bias.shape[1]]
-        count = palette if layer.groups == 1 else None
+    small = palettes.fine_size([layer.size for layer in layers if layer.groups == 1], fine)
+
+    def round_layer(layer: _Layer, weights: np.ndarray, bias: np.ndarray, gram: np.ndarray) -> None:
+        count = palette if layer.groups == 1 and layer.size > small else None
         per_channel = layer.per_channel(dense=per_channel_dense)
         layer.write(*round_group(weights, bias, gram, per_channel=per_channel, palette=count))
+
+    if palette is None:
+        grams = _grams(copy, layers, photographs, feed)
+        for layer in layers:
+            weights, bias = layer.read()
+            round_layer(layer, weights, bias, _without_bias(grams.pop(layer.node.name), layer, bias))
+    else:
+        _round_in_turn(graph_def, layers, photographs, feed, round_layer)
     return copy
 
 
@@ -259,6 +278,87 @@ def _grams(
                     else:
                         total[name] = gram
     return total
+
+
+def _without_bias(gram: np.ndarray, layer: _Layer, bias: np.ndarray) -> np.ndarray:
+    """The part of a Gram matrix that concerns what the layer has: weights, and perhaps a bias."""
+    used = layer.inputs + bias.shape[1]
+    return gram[:, :used, :used]
+
+
+def _round_in_turn(
+    graph_def: GraphDef,
+    layers: list[_Layer],
+    photographs: Sequence[np.ndarray],
+    feed: str,
+    round_layer: Callable[[_Layer, np.ndarray, np.ndarray, np.ndarray], None],
+) -> None:
+    """Round one layer after another, each refitted to what it sees behind those that are rounded.
+
+    Two copies of the graph lie side by side: one stays as it is, the other is fed with the rounded constants.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework import tensor_util
+
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        fed = tf.compat.v1.placeholder(tf.float32, (None, *photographs[0].shape[1:]))
+        for name in ("whole", "rounded"):
+            tf.graph_util.import_graph_def(graph_def, input_map={_tensor(feed): fed}, name=name)
+        sums = {layer.node.name: _sums(layer, graph) for layer in layers}
+        constants: dict[Any, np.ndarray] = {}
+        for layer in layers:
+            gram = cross = None
+            for batch in photographs:
+                one, other = session.run(sums[layer.node.name], {fed: batch, **constants})
+                gram, cross = (one, other) if gram is None or cross is None else (gram + one, cross + other)
+            assert gram is not None and cross is not None
+            weights, bias = layer.read()
+            gram, cross = (_without_bias(found.astype(np.float64), layer, bias) for found in (gram, cross))
+            round_layer(layer, *refitted(weights, bias, gram, cross), gram)
+            for node in (layer.weights, layer.bias):
+                if node is not None:
+                    value = tensor_util.MakeNdarray(node.attr["value"].tensor)
+                    constants[graph.get_tensor_by_name(f"rounded/{node.name}:0")] = value
+
+
+def _sums(layer: _Layer, graph: Any) -> tuple[Any, Any]:
+    """Sums of products of what a layer sees in the rounded graph with itself, and with what it saw in the whole one."""
+    import tensorflow as tf
+
+    seen = {}
+    for name in ("whole", "rounded"):
+        found = _seen(layer, graph.get_tensor_by_name(f"{name}/{_tensor(layer.node.input[0])}"))
+        seen[name] = tf.concat([found, tf.ones_like(found[:, :, :1])], axis=2)
+    return (
+        tf.matmul(seen["rounded"], seen["rounded"], transpose_a=True),
+        tf.matmul(seen["rounded"], seen["whole"], transpose_a=True),
+    )
+
+
+def refitted(
+    weights: np.ndarray, bias: np.ndarray, gram: np.ndarray, cross: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and bias with which a layer gives, from other inputs, most nearly what it gave from its own.
+
+    Args:
+        weights, bias: as for ``round_group``.
+        gram: float64 [groups, inputs + 1 or 0, the same]: the sums of products of every two of the other inputs.
+        cross: the same of the other inputs (second axis) with its own (third axis).
+
+    Returns:
+        The least squares, held to the weights that were where the inputs say little. Zeros stay zeros, and layers of
+        few different weights stay as they are.
+    """
+    inputs = weights.shape[1]
+    size = np.abs(weights)
+    if _few(weights / np.where(size.max() > _NOTHING, size.max(), 1.0)):
+        return weights, bias
+    were = np.concatenate([weights, bias], axis=1)
+    mean = np.einsum("gii->gi", gram)[:, :inputs].mean(axis=1, keepdims=True)
+    held = np.full(were.shape[:2], _NOTHING) * (1 + mean)
+    held[:, :inputs] += _HELD * mean
+    found = np.linalg.solve(gram + np.eye(were.shape[1]) * held[:, None], cross @ were + held[:, :, None] * were)
+    return np.where(size == 0, 0.0, found[:, :inputs]), found[:, inputs:]
 
 
 def _seen(layer: _Layer, features: Any) -> Any:

@@ -6,6 +6,8 @@ chooses among them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _SAMPLE = 4096  # So many of a layer's weights, evenly from the smallest to the largest, say where its values lie.
@@ -29,6 +31,18 @@ def levels(relative: np.ndarray, count: int, *, same: float = 1e-4) -> np.ndarra
     else:
         found = _centres(inner, count - 3)
     return np.sort([-1.0, *found, 0.0, 1.0])
+
+
+def fine_size(sizes: Sequence[int], share: float) -> int:
+    """The size up to which layers get 8 bits, not a palette: the smallest, which hold at most ``share`` of all weights.
+
+    The first layers of a network are small, and what is lost in them every other layer sees.
+    """
+    allowed, largest = share * sum(sizes), 0
+    for size in sorted({*sizes}):
+        if sum(one for one in sizes if one <= size) <= allowed:
+            largest = size
+    return largest
 
 
 def nearest(levels: np.ndarray, relative: np.ndarray) -> np.ndarray:

@@ -7,13 +7,13 @@ channels of all sizes share, or of scales along the wrong axis.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from leafport import palette
+from leafport.targets.coreml.tidy import block
 
 SMALL = 512
 """Layers of no more weights keep them as they are."""
@@ -62,11 +62,12 @@ def eight_bit_activations(model: Any, ranges: Mapping[str, tuple[float, float]])
     return _rewritten(model, [*passes, PASS_REGISTRY["common::dequantize_quantize_pair_elimination"]], 8)
 
 
-def palettised(model: Any, bits: int) -> Any:
+def palettised(model: Any, bits: int, fine: float) -> Any:
     """An MLModel whose layers store weights as numbers of so many bits: places in a table of shares of a scale.
 
     The table is the layer's. The scale is the channel's, and multiplies the layer's result: a table for each channel
-    would cost as much as the weights. Depthwise layers, where any table would, get 8-bit weights.
+    would cost as much as the weights. Depthwise layers, where any table would, get 8-bit weights, and so do the
+    smallest layers, which hold the share ``fine`` of all weights.
     """
     from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
@@ -74,55 +75,17 @@ def palettised(model: Any, bits: int) -> Any:
         def apply(self, program: Any) -> None:
             for function in program.functions.values():
                 with function:
-                    for layer in [one for one in function.operations if _is_large(one)]:
-                        _palettise(function, layer, bits)
+                    layers = [one for one in function.operations if _is_large(one)]
+                    sizes = [one.inputs["weight"].val.size for one in layers if not _has_groups(one)]
+                    small = palette.fine_size(sizes, fine)
+                    for layer in layers:
+                        _palettise(function, layer, bits, small)
 
     return _rewritten(model, [Palettise()], 7)
 
 
-def tidied(model: Any) -> Any:
-    """An MLModel with short names, and one constant for all equal ones, of which small models are full otherwise."""
-    import coremltools
-
-    spec = model.get_spec()
-    block = _block(spec)
-    kept = {value.name for value in spec.mlProgram.functions["main"].inputs} | set(block.outputs)
-    names: dict[str, str] = {}
-    constants: dict[bytes, str] = {}
-    counts: Counter[str] = Counter()
-    operations = list(block.operations)
-    del block.operations[:]
-    for operation in operations:
-        for argument in operation.inputs.values():
-            for binding in argument.arguments:
-                if binding.WhichOneof("binding") == "name":
-                    binding.name = names.get(binding.name, binding.name)
-        if operation.type == "const":
-            value = operation.attributes["val"].SerializeToString(deterministic=True)
-            if value in constants:
-                names[operation.outputs[0].name] = constants[value]
-                continue
-        for output in operation.outputs:
-            if output.name not in kept:
-                counts[operation.type] += 1
-                names[output.name] = f"{operation.type}_{counts[operation.type]}"
-                output.name = names[output.name]
-        if operation.type == "const":
-            constants[value] = operation.outputs[0].name
-        if "name" in operation.attributes:
-            operation.attributes["name"].immediateValue.tensor.strings.values[:] = [operation.outputs[0].name]
-        block.operations.append(operation)
-    return coremltools.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
-
-
-def _block(spec: Any) -> Any:
-    """The steps of a program's one function."""
-    function = spec.mlProgram.functions["main"]
-    return function.block_specializations[function.opset]
-
-
 def _first_convolution(model: Any) -> str:
-    steps = _block(model.get_spec()).operations
+    steps = block(model.get_spec()).operations
     return next((str(step.outputs[0].name) for step in steps if step.type == "conv"), "")
 
 
@@ -141,8 +104,12 @@ def _is_large(operation: Any) -> bool:
     return weights.op is not None and weights.op.op_type == "const" and weights.val.size > SMALL
 
 
-def _palettise(block: Any, layer: Any, bits: int) -> None:
-    """Put a layer with packed weights in the place of another; its weights are [outputs, …]."""
+def _has_groups(layer: Any) -> bool:
+    return bool(layer.op_type == "conv" and layer.inputs["groups"].val > 1)
+
+
+def _palettise(block: Any, layer: Any, bits: int, small: int) -> None:
+    """Put a layer with packed weights, [outputs, …], in the place of another; in 8 bits if it has up to ``small``."""
     from coremltools.converters.mil.frontend._utils import _construct_constexpr_lut_op
     from coremltools.converters.mil.mil import Builder
 
@@ -151,7 +118,7 @@ def _palettise(block: Any, layer: Any, bits: int) -> None:
     bias = layer.inputs.get("bias")
     arguments = {name: value for name, value in layer.inputs.items() if value is not None and name != "weight"}
     largest = np.abs(weights).max(axis=tuple(range(1, weights.ndim)))
-    if layer.op_type == "conv" and layer.inputs["groups"].val > 1:
+    if _has_groups(layer) or stored.size <= small:
         scale = np.where(largest > 0, largest, 1) / 127
         packed = Builder.constexpr_affine_dequantize(
             quantized_data=np.round(weights / _each_output(scale, weights.ndim)).astype(np.int8),
@@ -161,7 +128,8 @@ def _palettise(block: Any, layer: Any, bits: int) -> None:
             before_op=layer,
             name=f"{layer.name}_weights",
         )
-        result = Builder.conv(**arguments, weight=packed, before_op=layer, name=f"{layer.name}_8_bit")
+        build = getattr(Builder, layer.op_type)
+        result = build(**arguments, weight=packed, before_op=layer, name=f"{layer.name}_8_bit")
     else:
         if bias is not None:  # It is added before the result is multiplied, in float16.
             largest = np.maximum(largest, np.abs(bias.val.astype(np.float32)) / _LARGEST_BIAS)

@@ -53,6 +53,7 @@ _OLDEST = {"fp16": "iOS15", "fp32": "iOS15", "int8": "iOS16", "w8a8": "iOS17", "
 _OLDEST |= {"neuralnetwork": "iOS11.2"}
 STORED = {"int8": "int8", "w8a8": "int8", "pal6": "uint6", "pal4": "uint4"}
 PALETTES = {"pal6": 6, "pal4": 4}
+_FINE = {"pal6": 0.03, "pal4": 0.0}  # The share of the weights that have 8 bits all the same.
 
 CONTRACT_KEY, CONTRACT_HASH_KEY = "leafport.contract", "leafport.contract_sha256"
 
@@ -106,6 +107,7 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
                 per_channel_dense=True,
                 at_least=SMALL + 1,
                 palette=2 ** PALETTES[variant] if variant in PALETTES else None,
+                fine=_FINE.get(variant, 0.0),
             )
         try:
             if variant == "neuralnetwork":
@@ -156,7 +158,7 @@ def _deployment_target(variant: str, options: Options) -> str:
 
 def _program(graph: ServingGraph, variant: str, deployment_target: str, options: Options, scratch: Path) -> Any:
     """The graph as coremltools' MLModel: an mlprogram that classifies an image, its weights in few bits if so asked."""
-    from leafport.targets.coreml import calibration, compression
+    from leafport.targets.coreml import calibration, compression, tidy
 
     coremltools = _coremltools()
     model = _converted(
@@ -173,10 +175,10 @@ def _program(graph: ServingGraph, variant: str, deployment_target: str, options:
     if variant in ("int8", "w8a8"):
         model = compression.eight_bit_weights(model)
     if variant in PALETTES:
-        model = compression.palettised(model, PALETTES[variant])
+        model = compression.palettised(model, PALETTES[variant], _FINE[variant])
     if variant not in STORED and options.leave_out_zeros:
         model = compression.without_zeros(model)
-    return compression.tidied(model)
+    return tidy.tidied(model)
 
 
 def _neural_network(graph: ServingGraph) -> Any:

@@ -9,8 +9,6 @@ error, not a crash.
 from __future__ import annotations
 
 import math
-import mmap
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,37 +19,13 @@ import numpy as np
 
 from leafport import files
 from leafport.errors import ModelError, UserError
-from leafport.targets.coreml.compressed import unpacked
+from leafport.targets.coreml.blob import NUMPY_TYPES, Blob
 
 MANIFEST_FILE = "Manifest.json"
 MAX_MODEL_BYTES = 2**31 - 1  # A protocol buffer's own limit.
 MAX_STEPS = 100_000
 BGR = 30  # ImageFeatureType.ColorSpace
 _MODEL_PATH = "@model_path/"
-
-# The blob file (MIL storage format 2): a header, then per value 64 bytes of metadata and, elsewhere, its data.
-_BLOB_HEADER = struct.Struct("<II")  # number of values, version
-_BLOB_METADATA = struct.Struct("<IIQQQ")  # sentinel, type, bytes of data, offset of the data, bits of padding
-_BLOB_SENTINEL = 0xDEADBEEF
-_BLOB_VERSION = 2
-_BLOB_TYPES = {1: "float16", 2: "float32", 3: "uint8", 4: "int8", 6: "int16", 7: "uint16", 14: "int32", 15: "uint32"}
-_BLOB_TYPES |= {8: "int4", 9: "uint1", 10: "uint2", 11: "uint4", 12: "uint3", 13: "uint6"}
-_PACKED = {"int4": 4, "uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6}  # Bits of each value.
-
-_NUMPY_TYPES = {
-    "float16": np.float16,
-    "float32": np.float32,
-    "float64": np.float64,
-    "int8": np.int8,
-    "int16": np.int16,
-    "int32": np.int32,
-    "int64": np.int64,
-    "uint8": np.uint8,
-    "uint16": np.uint16,
-    "uint32": np.uint32,
-    "uint64": np.uint64,
-    "bool": np.bool_,
-}
 
 
 @dataclass(frozen=True)
@@ -230,7 +204,7 @@ class _Reader:
     weights: Counter[str] = field(default_factory=Counter)
     largest_float: int = 0
     dtypes: Counter[str] = field(default_factory=Counter)
-    blobs: dict[str, _Blob] = field(default_factory=dict)
+    blobs: dict[str, Blob] = field(default_factory=dict)
 
     def steps(self, block: Any, known: dict[str, Any]) -> Iterator[Step]:
         """The block's operations but constants; ``known`` gathers what each name stands for."""
@@ -308,7 +282,7 @@ class _Reader:
             if kind != "strings" or len(values) != math.prod(shape):
                 raise self._damaged("a text constant is not whole")
             return list(values) if shape else values[0]
-        numpy_type = _NUMPY_TYPES.get(dtype)
+        numpy_type = NUMPY_TYPES.get(dtype)
         if numpy_type is None:
             raise self._damaged(f"it has a constant of type {dtype}, which leafport does not write")
         try:  # Small types are packed bytes, the others a list of numbers.
@@ -326,7 +300,7 @@ class _Reader:
         dtype, shape = self._constant_type(value)
         name, offset = value.blobFileValue.fileName, value.blobFileValue.offset
         if name not in self.blobs:
-            self.blobs[name] = _Blob(_file_inside(self.model_folder, name.removeprefix(_MODEL_PATH)))
+            self.blobs[name] = Blob(_file_inside(self.model_folder, name.removeprefix(_MODEL_PATH)))
         array = self.blobs[name].read(offset, dtype, math.prod(shape)).reshape(shape)
         self._count(array, dtype)
         return array
@@ -347,38 +321,3 @@ class _Reader:
 
     def _damaged(self, why: str) -> ModelError:
         return damaged(self.package, why)
-
-
-class _Blob:
-    """A weights file, mapped into memory."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            with path.open("rb") as stream:
-                self.data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as problem:  # ValueError: an empty file cannot be mapped.
-            raise ModelError(f"{path} cannot be read: {problem}. Export the package again.") from None
-        if len(self.data) < _BLOB_HEADER.size or _BLOB_HEADER.unpack_from(self.data)[1] != _BLOB_VERSION:
-            raise self._damaged("it has not the header of a weights file")
-
-    def read(self, offset: int, dtype: str, count: int) -> np.ndarray:
-        """The ``count`` values whose metadata stands at ``offset``, as a flat array, which is not to be written to.
-
-        Values of less than 8 bits come as bytes.
-        """
-        if offset + _BLOB_METADATA.size > len(self.data):
-            raise self._damaged(f"it ends before byte {offset:,}, where weights are to be")
-        sentinel, kind, size_bytes, start, _ = _BLOB_METADATA.unpack_from(self.data, offset)
-        if sentinel != _BLOB_SENTINEL or _BLOB_TYPES.get(kind) != dtype:
-            raise self._damaged(f"there are no {dtype} weights at byte {offset:,}")
-        bits = _PACKED.get(dtype) or 8 * np.dtype(_NUMPY_TYPES[dtype]).itemsize
-        if size_bytes != -(-count * bits // 8) or start + size_bytes > len(self.data):
-            raise self._damaged(f"the weights at byte {offset:,} are not whole")
-        if dtype not in _PACKED:
-            return np.frombuffer(self.data, _NUMPY_TYPES[dtype], count, start)
-        found = unpacked(np.frombuffer(self.data, np.uint8, size_bytes, start), bits, count)
-        return found if dtype != "int4" else (found.astype(np.int8) ^ 8) - 8
-
-    def _damaged(self, why: str) -> ModelError:
-        return ModelError(f"{self.path} is damaged: {why}. Export the package again.")

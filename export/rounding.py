@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 EVEN_STEPS = np.arange(-127, 128) / 127
 """The values of 8-bit weights, as shares of the largest of their scale."""
 PHOTOGRAPHS = 64
-"""Of those given, so many say what layers see."""
+"""Of those given, so many say what layers see; twice as many where values are few."""
 MAX_INPUTS = 6144
 """Layers whose outputs each see more inputs are left alone: their Gram matrix would take over 300 MB."""
 _POSITIONS = 4096  # Of a feature map, at most so many of a photograph are looked at.
@@ -95,7 +95,8 @@ def fitted(graph: ServingGraph, photographs: Sequence[Path], path: Path, **setti
     Args:
         settings: those of ``rounded``.
     """
-    batches = images.batches(photographs[:PHOTOGRAPHS], graph.contract.image, batch_size=_BATCH)
+    used = photographs[: PHOTOGRAPHS * (1 if settings.get("palette") is None else 2)]
+    batches = images.batches(used, graph.contract.image, batch_size=_BATCH)
     made = rounded(graph.graph_def(), [pixels.astype(np.float32) for pixels in batches], INPUT, **settings)
     files.write_bytes(path, made.SerializeToString(deterministic=True))
     return dataclasses.replace(graph, path=path)
@@ -157,20 +158,23 @@ def round_group(
         palette: how many values there are, which then lie where the weights do; None: 8-bit steps.
 
     Returns:
-        Weights and bias in the same shapes. The largest weight of each scale stays what it is, since a converter
-        takes the scale from it; and so do zeros, which somebody may have pruned, and layers of few different weights
-        (``training.clustering``), where only the bias moves.
+        Weights and bias in the same shapes. The largest weight of each scale stays what it is (or becomes the scale,
+        with a palette), since a converter takes the scale from it; and so do zeros, which somebody may have pruned, and
+        layers of few different weights (``training.clustering``), where only the bias moves.
     """
     inputs = weights.shape[1]
     size = np.abs(weights)
     largest = size.max(axis=1, keepdims=True) if per_channel else size.max(keepdims=True)
     scale = np.where(largest > _NOTHING, largest, 1.0)
-    levels = EVEN_STEPS if palette is None else palettes.levels(weights / scale, palette)
+    levels = EVEN_STEPS
+    if palette is not None:
+        levels, scale = palettes.chosen(weights, scale, palette)
     order = np.argsort(-np.diagonal(gram, axis1=1, axis2=2)[:, :inputs], axis=1, kind="stable")
     order = np.concatenate([order, np.full((len(order), bias.shape[1]), inputs)], axis=1)[:, :, None]
     root = _inverse_root(np.take_along_axis(np.take_along_axis(gram, order, 1), order.swapaxes(1, 2), 2), inputs)
     rest = np.take_along_axis(np.concatenate([weights, bias], axis=1), order, 1)
-    fixed = np.take_along_axis((size == 0) | (size == largest) | _few(weights / scale), order[:, :inputs], 1)
+    few = _few(weights / np.where(largest > _NOTHING, largest, 1.0))
+    fixed = np.take_along_axis((size == 0) | (size == largest) | few, order[:, :inputs], 1)
     found = np.where(fixed, _nearest(levels, rest[:, :inputs] / scale), 0.0)
     for start in range(0, inputs, _BLOCK):
         end = min(start + _BLOCK, inputs)

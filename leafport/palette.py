@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_NOTHING = 1e-5
+_ROUNDS = 3
+_SHARES = np.linspace(1, 0.6, 9)
 _SAMPLE = 4096  # So many of a layer's weights, evenly from the smallest to the largest, say where its values lie.
 
 
@@ -21,16 +24,50 @@ def levels(relative: np.ndarray, count: int, *, same: float = 1e-4) -> np.ndarra
     Args:
         relative: weights, of any shape, as shares of the largest of their channel: -1 to 1.
         count: 4 or more.
-        same: values no further apart than this are one.
+        same: values no further apart than this share of them are one.
     """
     inner = np.sort(relative[(relative != 0) & (np.abs(relative) < 1 - same)].astype(np.float64), axis=None)
-    starts = np.flatnonzero(np.diff(inner, prepend=-2.0) > same)
+    near = same * np.abs(inner) + _NOTHING
+    starts = np.flatnonzero(np.diff(inner, prepend=-2.0) > near)
     ends = np.append(starts[1:], len(inner))[: len(starts)]
-    if len(starts) <= count - 3 and np.all(inner[ends - 1] - inner[starts] <= 2 * same):
+    if len(starts) <= count - 3 and np.all(inner[ends - 1] - inner[starts] <= 2 * near[starts]):
         found = (inner[starts] + inner[ends - 1]) / 2
     else:
         found = _centres(inner, count - 3)
     return np.sort([-1.0, *found, 0.0, 1.0])
+
+
+def chosen(weights: np.ndarray, largest: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values, as of ``levels``, and a scale for each channel: together those that weights lie nearest to.
+
+    A channel whose scale is less than its largest weight has finer steps for all its others.
+
+    Args:
+        weights: float64 [groups, inputs, outputs].
+        largest: the largest weight of each output, or of all, in a shape that goes with them; none of them 0.
+
+    Returns:
+        ``count`` values at most, and scales in the shape of ``largest``.
+    """
+    found, scale = levels(weights / largest, count), largest
+    if len(found) < count:
+        return found, scale
+    for _ in range(_ROUNDS):
+        tried = [largest * share for share in _SHARES]
+        errors = [_error(weights, each, found).sum(axis=_summed(largest), keepdims=True) for each in tried]
+        scale = np.choose(np.argmin(errors, axis=0), tried)
+        found = levels(np.clip(weights / scale, -1, 1), count)
+    return found, scale
+
+
+def _error(weights: np.ndarray, scale: np.ndarray, found: np.ndarray) -> np.ndarray:
+    error: np.ndarray = (weights - scale * found[nearest(found, weights / scale)]) ** 2
+    return error
+
+
+def _summed(scale: np.ndarray) -> tuple[int, ...]:
+    """The axes that share a scale."""
+    return tuple(axis for axis, size in enumerate(scale.shape) if size == 1)
 
 
 def fine_size(sizes: Sequence[int], share: float) -> int:
@@ -55,6 +92,6 @@ def _centres(values: np.ndarray, count: int) -> np.ndarray:
     from sklearn.cluster import KMeans
 
     sample = values[np.linspace(0, len(values) - 1, _SAMPLE).astype(np.intp)].reshape(-1, 1)
-    first = np.linspace(sample[0], sample[-1], count)
+    first = sample[np.linspace(0, _SAMPLE - 1, count + 2).astype(np.intp)[1:-1]]
     found: np.ndarray = KMeans(count, init=first, n_init=1).fit(sample).cluster_centers_.ravel()
     return found

@@ -53,7 +53,7 @@ _OLDEST = {"fp16": "iOS15", "fp32": "iOS15", "int8": "iOS16", "w8a8": "iOS17", "
 _OLDEST |= {"neuralnetwork": "iOS11.2"}
 STORED = {"int8": "int8", "w8a8": "int8", "pal6": "uint6", "pal4": "uint4"}
 PALETTES = {"pal6": 6, "pal4": 4}
-_FINE = {"pal6": 0.03, "pal4": 0.0}  # The share of the weights that have 8 bits all the same.
+_FINE = {"pal6": 0.0625, "pal4": 0.0}  # The share of the weights that have 8 bits all the same.
 
 CONTRACT_KEY, CONTRACT_HASH_KEY = "leafport.contract", "leafport.contract_sha256"
 

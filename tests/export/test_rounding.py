@@ -92,6 +92,45 @@ def test_a_layer_without_a_bias(dice: np.random.Generator) -> None:
     assert error < plain / 2
 
 
+def test_other_inputs_give_what_the_first_gave(dice: np.random.Generator) -> None:
+    """A layer behind rounded ones sees what they leave of its inputs."""
+    weights, bias = dice.normal(size=(2, 30, 4)), dice.normal(size=(2, 1, 4))
+    weights[0, 3] = 0
+    own = np.stack([with_ones(correlated(dice, 2000, 30)) for _ in range(2)])
+    other = np.maximum(own * dice.normal(1, 0.1, (2, 1, 31)) + dice.normal(0, 0.05, own.shape), 0)
+    other[:, :, -1] = 1
+    gram, cross = (np.einsum("gri,grj->gij", other, seen) for seen in (other, own))
+    found, shifted = rounding.refitted(weights, bias, gram, cross)
+    wanted = own @ np.concatenate([weights, bias], axis=1)
+    errors = [
+        np.square(other @ np.concatenate(used, axis=1) - wanted).mean() for used in ((weights, bias), (found, shifted))
+    ]
+    assert errors[1] < errors[0] / 4
+    assert (found[0, 3] == 0).all()
+    same, unmoved = rounding.refitted(weights, bias, *[np.einsum("gri,grj->gij", own, own)] * 2)
+    np.testing.assert_allclose(same, weights, atol=1e-8)
+    np.testing.assert_allclose(unmoved, bias, atol=1e-8)
+
+
+def test_few_values_are_not_refitted(dice: np.random.Generator) -> None:
+    weights, bias = np.sign(dice.normal(size=(1, 30, 40))), np.zeros((1, 0, 40))
+    gram, cross = (np.cov(dice.normal(size=(30, 100)))[None] for _ in range(2))
+    assert rounding.refitted(weights, bias, gram, cross)[0] is weights
+
+
+def test_the_smallest_layers_may_have_more_bits(
+    serving_graph: ServingGraph, classifier: Classifier, fed: list[np.ndarray], pixels: np.ndarray, tmp_path: Path
+) -> None:
+    errors = {}
+    for name, settings in {"in turn": {"palette": 16}, "smallest in 8 bits": {"palette": 16, "fine": 0.5}}.items():
+        made = rounding.rounded(serving_graph.graph_def(), fed, INPUT, per_channel_dense=True, **settings)
+        path = tmp_path / f"{name}.pb"
+        path.write_bytes(made.SerializeToString())
+        found = ServingGraph(path, classifier.contract).function(None)(pixels.astype(np.float32))["probabilities"]
+        errors[name] = float(np.abs(found - classifier.predict(pixels)).mean())
+    assert 0 < errors["smallest in 8 bits"] < errors["in turn"] < 0.05
+
+
 @pytest.mark.parametrize("count", [16, 64])
 def test_a_palette_of_a_layers_own(dice: np.random.Generator, count: int) -> None:
     weights = dice.normal(size=(1, 300, 20)) * dice.uniform(0.1, 3, 20)
@@ -101,9 +140,11 @@ def test_a_palette_of_a_layers_own(dice: np.random.Generator, count: int) -> Non
     )
     largest = np.abs(weights).max(axis=1, keepdims=True)
     levels = palette.levels(weights / largest, count)
-    assert len(np.unique(np.round(found / largest, 9))) <= count
     plain = levels[palette.nearest(levels, weights / largest)] * largest
-    np.testing.assert_allclose(levels[palette.nearest(levels, found / largest)] * largest, found)
+    levels, scale = palette.chosen(weights, largest, count)
+    assert len(np.unique(np.round(found / scale, 9))) <= count
+    np.testing.assert_allclose(levels[palette.nearest(levels, found / scale)] * scale, found)
+    np.testing.assert_allclose(np.abs(found).max(axis=1, keepdims=True), scale)  # From which packages take it.
     true = seen[:, :-1] @ weights[0]
     error = np.square(seen[:, :-1] @ found[0] + bias[0] - true).mean()
     assert error < np.square(seen[:, :-1] @ plain[0] - true).mean() / 2

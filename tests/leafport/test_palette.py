@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leafport.palette import levels, nearest
+from leafport.palette import chosen, fine_size, levels, nearest
 
 
 @pytest.fixture
@@ -39,3 +39,32 @@ def test_weights_of_few_values_keep_them(weights: np.ndarray) -> None:
 def test_nothing_but_zeros_and_largest_weights() -> None:
     np.testing.assert_array_equal(levels(np.array([[0.0, 1.0], [-1.0, 0.0]]), 16), [-1, 0, 1])
     np.testing.assert_array_equal(levels(np.zeros(5), 16), [-1, 0, 1])
+
+
+@pytest.mark.parametrize("count", [16, 64])
+def test_scales_of_their_own_bring_values_nearer(count: int) -> None:
+    random = np.random.default_rng(2)
+    weights = random.standard_t(4, size=(1, 400, 30)) * random.uniform(0.1, 3, 30)  # A few are far out.
+    largest = np.abs(weights).max(axis=1, keepdims=True)
+    plain = levels(weights / largest, count)
+    found, scale = chosen(weights, largest, count)
+    assert len(found) == count and scale.shape == largest.shape and (scale <= largest).all()
+    errors = [
+        np.square(weights - each * values[nearest(values, weights / each)]).mean()
+        for values, each in ((found, scale), (plain, largest))
+    ]
+    assert errors[0] < 0.97 * errors[1]
+
+
+def test_weights_of_few_values_keep_their_scale(weights: np.ndarray) -> None:
+    found = levels(weights, 12)
+    few = (found[nearest(found, weights)] * 3)[None]
+    again, scale = chosen(few, np.abs(few).max(axis=1, keepdims=True), 16)
+    np.testing.assert_allclose(again, found, atol=1e-9)
+    np.testing.assert_allclose(scale, 3)
+
+
+def test_the_smallest_layers_hold_a_share_at_most() -> None:
+    sizes = [100, 10, 10, 30, 850]
+    assert [fine_size(sizes, share) for share in (0, 0.01, 0.02, 0.05, 0.14, 0.15, 1)] == [0, 0, 10, 30, 30, 100, 850]
+    assert fine_size([], 0.5) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,7 +164,15 @@ def _peer(path: Path, contract: Contract, scaling: Scaling | None) -> Candidate:
 def _head(found: Inspection) -> dict[str, Any]:
     """The first fields of a single file's row."""
     sha256 = files.sha256(found.path)
-    return {"name": found.path.stem, "target": found.target, "variant": found.variant or "", "sha256": sha256}
+    named = {"name": found.path.stem, "target": found.target, "variant": found.variant or "", "sha256": sha256}
+    return {**named, "needs": _needs({"notes": found.facts.notes})}
+
+
+def _needs(facts: Mapping[str, Any]) -> str | None:
+    """The oldest system or runtime that can run a file with such facts; None where they do not say."""
+    notes = facts.get("notes", {})
+    runtime = notes.get("min_runtime_version")
+    return notes.get("minimum_deployment_target") or (f"TFLite {runtime}" if runtime else None)
 
 
 class _Work:
@@ -238,6 +246,7 @@ def _entry(manifest: Manifest, exports: Path, name: str) -> Candidate:
     """One artifact of an export folder, as a candidate."""
     entry = manifest.artifacts[name]
     head: dict[str, Any] = {"name": name, "target": entry.target, "variant": entry.variant, "sha256": entry.sha256}
+    head["needs"] = _needs(entry.facts or {})
     head["calibration_curve"] = tuple(Calibrated(**point.model_dump()) for point in entry.calibration_curve)
     if entry.status != "ok":
         return Candidate({**head, "invalid_reason": _without_paths(f"not exported: {entry.reason}", exports)}, None)

@@ -134,7 +134,7 @@ def _with_file(candidate: Candidate, kit: Path) -> dict[str, Any]:
     (kit / relative.parent).mkdir(exist_ok=True)
     copy(candidate.path, kit / relative)
     safety = candidate.contract.safety
-    head = {key: candidate.head[key] for key in ("name", "target", "variant", "sha256")}
+    head = {key: candidate.head[key] for key in ("name", "target", "variant", "sha256", "needs")}
     return {
         **head,
         "path": relative.as_posix(),

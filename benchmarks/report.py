@@ -163,6 +163,7 @@ class Artifact(_Record):
 
     Attributes:
         executes: what executed it, with its version.
+        needs: the oldest system or runtime that can run it, where the file says so: "iOS16", "TFLite 2.3.0".
         size_bytes, zipped_bytes: on disk, and deflated as in an app's package.
         latency_reason: why ``latency_ms`` is null.
         load_ms: opening the artifact once its runtime is imported, median of a few openings.
@@ -179,6 +180,7 @@ class Artifact(_Record):
     variant: str
     sha256: Sha256 | None = None
     executes: str | None = None
+    needs: str | None = None
     size_bytes: Count | None = None
     zipped_bytes: Count | None = None
     accuracy: Accuracy | None = None

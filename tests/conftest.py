@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -66,16 +68,36 @@ def draw(shape: str, generator: np.random.Generator) -> Image.Image:
     return image
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that ``make`` has filled, one for all workers of a run: the first to need it makes it, others wait."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = factory.mktemp(name)
+        make(folder)
+        return folder
+    shared = factory.getbasetemp().parent  # A worker's own folder lies in that of the run.
+    folder, done = shared / name, shared / f"{name}.done"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three classes, 30 photographs each."""
-    root = tmp_path_factory.mktemp("photographs")
+    return made_once(tmp_path_factory, "photographs", _draw_all)
+
+
+def _draw_all(root: Path) -> None:
     generator = np.random.default_rng(7)
     for shape in SHAPES:
         (root / shape).mkdir()
         for index in range(30):
             draw(shape, generator).save(root / shape / f"{index}.png")
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +107,10 @@ def run(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     The network is small but has what exporters trip over: strided and depthwise convolutions, batch normalisation
     with statistics of its own, ReLU6, a residual sum, dropout. It has the ranges of its activations, too.
     """
+    return made_once(tmp_path_factory, "run", lambda folder: _train(photo_folder, folder / "shapes")) / "shapes"
+
+
+def _train(photo_folder: Path, folder: Path) -> None:
     import keras
 
     from leafport.training.fake_quantisation import fake_quantised, ranges_of
@@ -128,12 +154,10 @@ def run(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         image=image,
         safety=safety,
     )
-    folder = tmp_path_factory.mktemp("run") / "shapes"
     rounding = fake_quantised(model)
     rounding(pixels.astype(np.float32), training=True)
     Classifier(model, contract, Quantisation(ranges=ranges_of(rounding))).save(folder)
     split.save(folder / "splits.json")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +207,10 @@ def third_party(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exports(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small classifier exported to every built-in target. Tests copy it before they change it."""
-    folder = tmp_path_factory.mktemp("exports") / "shapes"
-    made = engine.export(run, folder, settings=engine.Settings(comparison_images=27, calibration_images=30))
-    assert {name: entry.reason for name, entry in made.artifacts.items() if entry.status != "ok"} == {}
-    return folder
+
+    def make(folder: Path) -> None:
+        settings = engine.Settings(comparison_images=27, calibration_images=30)
+        made = engine.export(run, folder / "shapes", settings=settings)
+        assert {name: entry.reason for name, entry in made.artifacts.items() if entry.status != "ok"} == {}
+
+    return made_once(tmp_path_factory, "exports", make) / "shapes"

@@ -69,7 +69,7 @@ def main(arguments: list[str], system: str = sys.platform) -> int:
 
 def row(file: dict[str, Any], units: str) -> dict[str, Any]:
     """One row of the report but for its name."""
-    known = {key: file[key] for key in ("target", "variant", "sha256", "size_bytes", "zipped_bytes")}
+    known = {key: file[key] for key in ("target", "variant", "sha256", "needs", "size_bytes", "zipped_bytes")}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         command = [sys.executable, str(HERE / "measure.py"), "--one", file["name"], units]
         finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)

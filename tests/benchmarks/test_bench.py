@@ -168,7 +168,9 @@ def test_figures_are_of_the_written_file_on_unseen_photographs(
     assert int8.agreement.flips_to_safe == lost.sum()
     assert int8.agreement.dangerous_flips == (lost & ring).sum()
     assert int8.accuracy.recall == (score[ring] >= 0.3).mean()
-    assert rows["keras"].agreement is None
+    assert rows["keras"].agreement is None and rows["keras"].needs is None
+    assert rows["coreml-fp16"].needs == "iOS15"
+    assert (rows["tflite-int8"].needs or "").startswith("TFLite ")
     assert rows["tflite-int8"].size_bytes == path.stat().st_size
 
 

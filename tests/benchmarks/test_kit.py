@@ -99,6 +99,7 @@ def test_it_measures_and_its_report_merges(written: Path, on_a_mac: Run, exports
         assert len(row.latency_ms.samples) >= 50
         assert (row.agreement.top1, row.agreement.flips_to_safe, row.accuracy.n) == (1, 0, 12)
     assert "Error compiling model" in (rows["coreml-fp32"].invalid_reason or "")
+    assert rows["coreml-fp16"].needs == "iOS15"
     manifest = manifests.read(exports)
     assert report.contract.sha256 == manifest.contract.sha256
     assert rows["coreml-fp16"].sha256 == manifest.artifacts["coreml-fp16"].sha256

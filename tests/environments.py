@@ -14,6 +14,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def make(name: str) -> None:
     environment = ENVIRONMENTS[name]
     staging = ROOT / f".{name}.{secrets.token_hex(4)}.part"
     python = str(staging / "bin" / "python")
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     ROOT.mkdir(exist_ok=True)
     try:
         _run([_base_python(environment), "-m", "venv", str(staging)])
@@ -125,18 +126,22 @@ def main() -> int:
     names = parser.parse_args().names or [name for name, row in ENVIRONMENTS.items() if row.python is None]
     if unknown := [name for name in names if name not in ENVIRONMENTS]:
         parser.error(f"there is no environment {', '.join(unknown)}; there are: {', '.join(ENVIRONMENTS)}")
-    failed = 0
-    for name in names:
-        if interpreter(name):
-            print(f"{name}: there already")
-            continue
-        print(f"{name}: installing {' '.join(ENVIRONMENTS[name].requirements)} …", flush=True)
-        try:
-            make(name)
-        except (OSError, RuntimeError) as problem:
-            print(f"{name}: not made: {problem}", file=sys.stderr)
-            failed = 1
-    return failed
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return int(not all(pool.map(_made, names)))
+
+
+def _made(name: str) -> bool:
+    """Make one environment and say how that went: whether it stands."""
+    if interpreter(name):
+        print(f"{name}: there already")
+        return True
+    print(f"{name}: installing {' '.join(ENVIRONMENTS[name].requirements)} …", flush=True)
+    try:
+        make(name)
+    except (OSError, RuntimeError) as problem:
+        print(f"{name}: not made: {problem}", file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -68,13 +68,11 @@ class Blob:
 
         Values of less than 8 bits come as bytes.
         """
-        if offset + _METADATA.size > len(self.data):
-            raise self._damaged(f"it ends before byte {offset:,}, where weights are to be")
-        sentinel, kind, size_bytes, start, _ = _METADATA.unpack_from(self.data, offset)
-        if sentinel != _SENTINEL or _TYPES.get(kind) != dtype:
+        kind, size_bytes, start, _ = self._metadata(offset)
+        if _TYPES.get(kind) != dtype:
             raise self._damaged(f"there are no {dtype} weights at byte {offset:,}")
         bits = _PACKED.get(dtype) or 8 * np.dtype(NUMPY_TYPES[dtype]).itemsize
-        if size_bytes != -(-count * bits // 8) or start + size_bytes > len(self.data):
+        if size_bytes != -(-count * bits // 8):
             raise self._damaged(f"the weights at byte {offset:,} are not whole")
         if dtype not in _PACKED:
             return np.frombuffer(self.data, NUMPY_TYPES[dtype], count, start)
@@ -83,10 +81,17 @@ class Blob:
 
     def record(self, offset: int) -> Record:
         """What stands at ``offset``, whole and as it is stored."""
+        kind, size_bytes, start, padding_bits = self._metadata(offset)
+        return Record(kind, bytes(self.data[start : start + size_bytes]), padding_bits)
+
+    def _metadata(self, offset: int) -> tuple[int, int, int, int]:
+        """Of the array whose metadata stands at ``offset``: type, bytes, where they begin, and bits of padding."""
+        if offset + _METADATA.size > len(self.data):
+            raise self._damaged(f"it ends before byte {offset:,}, where weights are to be")
         sentinel, kind, size_bytes, start, padding_bits = _METADATA.unpack_from(self.data, offset)
         if sentinel != _SENTINEL or start + size_bytes > len(self.data):
-            raise self._damaged(f"there are no weights at byte {offset:,}")
-        return Record(kind, bytes(self.data[start : start + size_bytes]), padding_bits)
+            raise self._damaged(f"the weights at byte {offset:,} are missing or not whole")
+        return kind, size_bytes, start, padding_bits
 
     def _damaged(self, why: str) -> ModelError:
         return ModelError(f"{self.path} is damaged: {why}. Export the package again.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leafport.errors import ModelError
+
 SHOWN = 3
 
 
@@ -13,9 +15,19 @@ def differences(written: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
 
     Args:
         written, found: facts as ``worker.facts_to_json`` gives them. What ``written`` does not have is not compared.
+
+    Raises:
+        ModelError: ``written`` holds no facts.
     """
     if not written:
         return []
+    try:
+        return _clauses(written, found)
+    except (TypeError, KeyError, AttributeError) as problem:
+        raise ModelError(f"The manifest holds damaged facts ({problem!r}). Export again.") from None
+
+
+def _clauses(written: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     clauses = [
         f"its {kind} are {_tensors(found[kind])}, and were {_tensors(written[kind])}"
         for kind in ("inputs", "outputs")
@@ -42,6 +54,7 @@ def _counts(written: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
 def _parts(written: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     if not written:  # Written before facts had parts.
         return []
+    written = dict(written.items())
     gone = [f"{name} is gone (it was {written[name]})" for name in written if name not in found]
     new = [f"{name} is new ({found[name]})" for name in found if name not in written]
     changed = [

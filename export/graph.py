@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from leafport import files
 from leafport.classifier import Classifier
 from leafport.contract import Contract
@@ -209,18 +211,24 @@ def _strip_defaults(graph_def: GraphDef) -> GraphDef:
 
 
 def constants(nodes: Iterable[NodeDef]) -> dict[str, str]:
-    """The numbers among the nodes of a graph from anywhere, by their names, as ``targets.base.part`` gives them.
+    """The constants among the nodes of a graph from anywhere, by their names, in few words (``targets.base.part``).
 
-    Raises:
-        ModelError: one of them is damaged.
+    What is stored is hashed as it is: a value that is to be repeated 10^13 times takes no memory here.
     """
-    from tensorflow.python.framework import tensor_util
+    from tensorflow.core.framework.types_pb2 import DataType
 
-    try:
-        values = {node.name: tensor_util.MakeNdarray(node.attr["value"].tensor) for node in nodes if node.op == "Const"}
-        return {name: part(value) for name, value in values.items() if value.dtype != object}  # Texts are objects.
-    except (ValueError, TypeError) as problem:
-        raise ModelError(f"A constant of the graph is damaged: {problem}.") from None
+    found = {}
+    for node in nodes:
+        if node.op == "Const":
+            tensor = node.attr["value"].tensor
+            shape = [dim.size for dim in tensor.tensor_shape.dim]
+            if not shape and len(tensor.float_val) == 1:
+                found[node.name] = part(np.array(tensor.float_val[0]))
+                continue
+            dtype = DataType.Name(tensor.dtype) if tensor.dtype in DataType.values() else "unknown"
+            stored = np.frombuffer(tensor.SerializeToString(deterministic=True), np.uint8)
+            found[node.name] = f"{dtype} {shape} {part(stored).rpartition(' ')[2]}"
+    return found
 
 
 def read_facts(graph_dir: Path) -> dict[str, Any]:

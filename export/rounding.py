@@ -130,10 +130,12 @@ def rounded(
     layers = list(_layers(copy, at_least))
     small = palettes.fine_size([layer.size for layer in layers if layer.groups == 1], fine)
 
+    def per_channel(layer: _Layer) -> bool:
+        return layer.per_channel(dense=per_channel_dense)
+
     def round_layer(layer: _Layer, weights: np.ndarray, bias: np.ndarray, gram: np.ndarray) -> None:
         count = palette if layer.groups == 1 and layer.size > small else None
-        per_channel = layer.per_channel(dense=per_channel_dense)
-        layer.write(*round_group(weights, bias, gram, per_channel=per_channel, palette=count))
+        layer.write(*round_group(weights, bias, gram, per_channel=per_channel(layer), palette=count))
 
     if palette is None:
         grams = _grams(copy, layers, photographs, feed)
@@ -141,7 +143,7 @@ def rounded(
             weights, bias = layer.read()
             round_layer(layer, weights, bias, _without_bias(grams.pop(layer.node.name), layer, bias))
     else:
-        _round_in_turn(graph_def, layers, photographs, feed, round_layer)
+        _round_in_turn(graph_def, layers, photographs, feed, round_layer, per_channel)
     return copy
 
 
@@ -165,7 +167,7 @@ def round_group(
     inputs = weights.shape[1]
     size = np.abs(weights)
     largest = size.max(axis=1, keepdims=True) if per_channel else size.max(keepdims=True)
-    scale = np.where(largest > _NOTHING, largest, 1.0)
+    scale = whole = _scale(size, per_channel)
     levels = EVEN_STEPS
     if palette is not None:
         levels, scale = palettes.chosen(weights, scale, palette)
@@ -173,7 +175,7 @@ def round_group(
     order = np.concatenate([order, np.full((len(order), bias.shape[1]), inputs)], axis=1)[:, :, None]
     root = _inverse_root(np.take_along_axis(np.take_along_axis(gram, order, 1), order.swapaxes(1, 2), 2), inputs)
     rest = np.take_along_axis(np.concatenate([weights, bias], axis=1), order, 1)
-    few = _few(weights / np.where(largest > _NOTHING, largest, 1.0))
+    few = _few(weights / whole)
     fixed = np.take_along_axis((size == 0) | (size == largest) | few, order[:, :inputs], 1)
     found = np.where(fixed, _nearest(levels, rest[:, :inputs] / scale), 0.0)
     for start in range(0, inputs, _BLOCK):
@@ -194,6 +196,13 @@ def _nearest(levels: np.ndarray, relative: np.ndarray) -> np.ndarray:
     if levels is EVEN_STEPS:
         return np.clip(np.round(relative * 127), -127, 127) / 127
     found: np.ndarray = levels[palettes.nearest(levels, relative)]
+    return found
+
+
+def _scale(size: np.ndarray, per_channel: bool) -> np.ndarray:
+    """The largest weight of each output, or of all; 1 where all are nothing."""
+    largest = size.max(axis=1, keepdims=True) if per_channel else size.max(keepdims=True)
+    found: np.ndarray = np.where(largest > _NOTHING, largest, 1.0)
     return found
 
 
@@ -296,6 +305,7 @@ def _round_in_turn(
     photographs: Sequence[np.ndarray],
     feed: str,
     round_layer: Callable[[_Layer, np.ndarray, np.ndarray, np.ndarray], None],
+    per_channel: Callable[[_Layer], bool],
 ) -> None:
     """Round one layer after another, each refitted to what it sees behind those that are rounded.
 
@@ -318,7 +328,7 @@ def _round_in_turn(
             assert gram is not None and cross is not None
             weights, bias = layer.read()
             gram, cross = (_without_bias(found.astype(np.float64), layer, bias) for found in (gram, cross))
-            round_layer(layer, *refitted(weights, bias, gram, cross), gram)
+            round_layer(layer, *refitted(weights, bias, gram, cross, per_channel=per_channel(layer)), gram)
             for node in (layer.weights, layer.bias):
                 if node is not None:
                     value = tensor_util.MakeNdarray(node.attr["value"].tensor)
@@ -340,12 +350,12 @@ def _sums(layer: _Layer, graph: Any) -> tuple[Any, Any]:
 
 
 def refitted(
-    weights: np.ndarray, bias: np.ndarray, gram: np.ndarray, cross: np.ndarray
+    weights: np.ndarray, bias: np.ndarray, gram: np.ndarray, cross: np.ndarray, *, per_channel: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights and bias with which a layer gives, from other inputs, most nearly what it gave from its own.
 
     Args:
-        weights, bias: as for ``round_group``.
+        weights, bias, per_channel: as for ``round_group``.
         gram: float64 [groups, inputs + 1 or 0, the same]: the sums of products of every two of the other inputs.
         cross: the same of the other inputs (second axis) with its own (third axis).
 
@@ -355,7 +365,7 @@ def refitted(
     """
     inputs = weights.shape[1]
     size = np.abs(weights)
-    if _few(weights / np.where(size.max() > _NOTHING, size.max(), 1.0)):
+    if _few(weights / _scale(size, per_channel)):
         return weights, bias
     were = np.concatenate([weights, bias], axis=1)
     mean = np.einsum("gii->gi", gram)[:, :inputs].mean(axis=1, keepdims=True)

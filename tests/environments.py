@@ -116,7 +116,8 @@ def _run(command: list[str]) -> None:
 
 
 def _pins(environment: Environment) -> str:
-    return "\n".join((f"python {environment.python or 'any'}", environment.pip, *environment.requirements))
+    python = f"python {environment.python or 'any'}"
+    return "\n".join((python, environment.pip, environment.check, *environment.requirements))
 
 
 def main() -> int:

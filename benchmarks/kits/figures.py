@@ -84,12 +84,16 @@ def recall_lower_bound(hits: int, positives: int, confidence: float) -> float:
         return 0.0
 
     def excess(share: float) -> float:
-        below = [
-            math.comb(positives, k) * share**k * (1 - share) ** (positives - k) for k in range(hits, positives + 1)
-        ]
-        return math.fsum(below) - (1 - confidence)
+        seen = [math.exp(_log_binomial(k, positives, share)) for k in range(hits, positives + 1)]
+        return math.fsum(seen) - (1 - confidence)
 
     return _root(excess, 0.0, 1.0)
+
+
+def _log_binomial(k: int, n: int, share: float) -> float:
+    """The logarithm of the probability of ``k`` successes in ``n`` trials."""
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return ways + k * math.log(share) + (n - k) * math.log1p(-share)
 
 
 def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float]:

@@ -19,8 +19,8 @@ import numpy as np
 MAX_VALUES = 2**31
 
 
-def unpacked(data: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The first ``count`` unsigned numbers of so many bits in packed bytes (uint8), the lowest bits first.
+def unpacked(data: np.ndarray, bits: int, count: int, *, highest_first: bool = False) -> np.ndarray:
+    """The first ``count`` unsigned numbers of so many bits in packed bytes (uint8), the lowest bits first, or highest.
 
     Raises:
         ValueError: the bytes are not those of so many numbers.
@@ -29,6 +29,9 @@ def unpacked(data: np.ndarray, bits: int, count: int) -> np.ndarray:
         raise ValueError(f"{count:,} numbers of {bits} bits do not take {data.size:,} bytes")
     if bits == 8:
         return data
+    if highest_first:
+        digits = np.unpackbits(data, count=count * bits).reshape(count, bits)
+        return np.packbits(np.pad(digits, ((0, 0), (8 - bits, 0))), axis=1).reshape(count)
     digits = np.unpackbits(data, count=count * bits, bitorder="little").reshape(count, bits)
     return np.packbits(digits, axis=1, bitorder="little").reshape(count)
 

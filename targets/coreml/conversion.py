@@ -82,9 +82,9 @@ def available(variant: str) -> str | None:
 
 
 def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) -> Path:
-    """Write OUT_DIR/NAME-VARIANT.mlpackage: an RGB image in, ``classLabel`` and ``classLabel_probs`` out.
+    """Write OUT_DIR/NAME-VARIANT.mlpackage or .mlmodel: an RGB image in, ``classLabel`` and ``classLabel_probs`` out.
 
-    The package is an mlprogram; ``neuralnetwork`` is one file, .mlmodel. Its image input takes the contract's size
+    The package is an mlprogram; ``neuralnetwork`` is one file, .mlmodel. The image input takes the contract's size
     without scale or bias, since normalisation is inside the model; Vision finds a classifier in it and answers with
     VNClassificationObservations.
 
@@ -111,7 +111,7 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
             )
         try:
             if variant == "neuralnetwork":
-                model = _neural_network(graph)
+                model = _neural_network(graph, oldest)
             else:
                 model = _program(graph, variant, oldest, options, Path(scratch))
         except LeafportError:
@@ -181,12 +181,21 @@ def _program(graph: ServingGraph, variant: str, deployment_target: str, options:
     return tidy.tidied(model)
 
 
-def _neural_network(graph: ServingGraph) -> Any:
-    """The graph as coremltools' MLModel in the older format, for the oldest devices that its layers allow."""
+def _neural_network(graph: ServingGraph, deployment_target: str) -> Any:
+    """The graph as coremltools' MLModel in the older format, for the oldest devices that its layers allow.
+
+    Raises:
+        ConversionError: these are newer than asked for.
+    """
     from leafport.targets.coreml import older
 
     spec = _converted(graph, convert_to="neuralnetwork").get_spec()
     older.for_older_devices(spec)
+    if spec.specificationVersion > DEPLOYMENT_TARGETS[deployment_target]:
+        raise ConversionError(
+            f"{graph.contract.name!r} has layers that {deployment_target} does not know. Ask for a newer one: "
+            "--coreml-minimum-deployment-target iOS13."
+        )
     older.in_float16(spec)
     older.renamed(spec, spec.description.predictedProbabilitiesName, PROBABILITIES_OUTPUT)
     return _coremltools().models.MLModel(spec, skip_model_load=True)

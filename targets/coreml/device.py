@@ -35,7 +35,8 @@ class CoreMLRunner:
 
         _, saved = read_model(path)
         self._input = saved.description.input[0].name if saved.description.input else INPUT
-        self._output = saved.description.predictedProbabilitiesName or saved.description.output[0].name
+        outputs = [feature.name for feature in saved.description.output]
+        self._output = saved.description.predictedProbabilitiesName or next(iter(outputs), "")
         self.executes = f"Core ML, macOS {platform.mac_ver()[0]}, {compute_units}"
         self._labels = contract.labels
         try:

@@ -41,6 +41,7 @@ class ReferenceEvaluator:
             TargetError: it has an operation that the evaluator does not know.
         """
         self.executes = f"reference evaluator (not Core ML), TensorFlow {tf.__version__}"
+        self._path = path
         program = read(path)
         if any(dtype == "float16" for dtype in program.dtypes):
             self.executes += ", float32 arithmetic with each float16 result rounded"
@@ -52,10 +53,13 @@ class ReferenceEvaluator:
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities (float32 [N, classes], the contract's order) of images (uint8 [N, H, W, 3], RGB)."""
-        chunks = [
-            self._function(tf.constant(images[start : start + BATCH], tf.float32)).numpy()
-            for start in range(0, len(images), BATCH)
-        ]
+        try:
+            chunks = [
+                self._function(tf.constant(images[start : start + BATCH], tf.float32)).numpy()
+                for start in range(0, len(images), BATCH)
+            ]
+        except tf.errors.OpError as problem:
+            raise ModelError(f"{self._path} is damaged: it cannot be calculated ({problem.message}).") from None
         return np.concatenate(chunks) if chunks else np.empty((0, self._function.outputs[0].shape[1]), np.float32)
 
 

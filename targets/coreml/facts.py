@@ -91,6 +91,8 @@ def broken_claims(variant: str, facts: Facts, contract: Contract | None) -> list
         broken.append(f"{facts.ops.get('quantize', 0)} of its results are quantised to 8 bits")
     if variant == "fp32" and "float16" in facts.notes["dtypes"]:
         broken.append(f"{facts.notes['dtypes']['float16']} of its values are float16")
+    if variant == "neuralnetwork" and contract is not None and float16 < float32:
+        broken.append(f"{float32:,} of its {float16 + float32:,} weights are float32")
     if variant == "fp16" and (float16 == 0 or float32 > _FLOAT32_SHARE * (float16 + float32)):
         broken.append(f"{float32:,} of its {float16 + float32:,} weights are float32")
     if contract is None:
@@ -129,7 +131,7 @@ def _parts(program: Program) -> dict[str, str]:
         if step.type in ("conv", "linear", "matmul"):
             place = ""
         for name, value in step.arguments.items():
-            constant = np.asarray(value) if isinstance(value, np.ndarray | int | float) else None
+            constant = np.asarray(value) if isinstance(value, np.ndarray | int | float | list) else None
             if constant is not None and constant.dtype.kind in "fiu":
                 found[f"{place}{step.name}.{name}"] = part(constant)
     return found

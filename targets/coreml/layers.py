@@ -27,7 +27,6 @@ class Layer:
     Attributes:
         parameters: the message that describes it.
         inputs: References, or arrays for constants.
-        exact: whether arrays have the axes they have; otherwise they are all [batch, channels, height, width].
         weights: from a ``WeightParams`` message and the shape it is to have to the constants in it.
     """
 
@@ -35,7 +34,6 @@ class Layer:
     parameters: Any
     inputs: tuple[Any, ...]
     output: str
-    exact: bool
     weights: Callable[..., np.ndarray]
 
     def step(self, operation: str, /, *, into: str = "", **arguments: Any) -> Step:
@@ -60,7 +58,7 @@ class Layer:
 def _convolution(layer: Layer) -> Iterator[Step]:
     found = layer.parameters
     layer.refuse(found.isDeconvolution, "deconvolutions")
-    groups, kernel = max(int(found.nGroups), 1), [int(size) for size in found.kernelSize]
+    groups, kernel = max(int(found.nGroups), 1), [int(size) for size in found.kernelSize] or [3, 3]
     weights = layer.weights(found.weights, int(found.outputChannels), int(found.kernelChannels), *kernel)
     yield layer.step(
         "conv",
@@ -117,12 +115,7 @@ def _inner_product(layer: Layer) -> Iterator[Step]:
     outputs = int(found.outputChannels)
     weights = layer.weights(found.weights, outputs, int(found.inputChannels))
     bias = layer.weights(found.bias, outputs) if found.hasBias else np.float32(0)
-    if layer.exact:
-        yield layer.step("linear", x=layer.input, weight=weights, bias=bias)
-        return
-    yield layer.step("reshape", into="flat", x=layer.input, shape=np.array([1, weights.shape[1]]))
-    yield layer.step("linear", into="sums", x=layer.on_the_way("flat"), weight=weights, bias=bias)
-    yield layer.step("reshape", x=layer.on_the_way("sums"), shape=np.array([1, outputs, 1, 1]))
+    yield layer.step("inner_product", x=layer.input, weight=weights, bias=bias)
 
 
 def _batched_matmul(layer: Layer) -> Iterator[Step]:
@@ -139,7 +132,7 @@ def _batchnorm(layer: Layer) -> Iterator[Step]:
     layer.refuse(found.computeMeanVar or found.instanceNormalization, "normalisation by the image's own mean")
     names = ("mean", "variance", "gamma", "beta")
     parts: dict[str, Any] = {name: layer.weights(getattr(found, name), channels) for name in names}
-    yield layer.step("batch_norm", x=layer.input, **parts, epsilon=found.epsilon)
+    yield layer.step("batch_norm", x=layer.input, **parts, epsilon=found.epsilon or 1e-5)
 
 
 _ACTIVATIONS: Mapping[str, tuple[str, Sequence[str]]] = {
@@ -185,13 +178,14 @@ _UNARY: Mapping[int, tuple[str, Mapping[str, str]]] = {  # By UnaryFunctionLayer
 def _unary(layer: Layer) -> Iterator[Step]:
     found, x = layer.parameters, layer.input
     layer.refuse(found.type not in _UNARY, f"the function of number {found.type}")
-    if (found.scale, found.shift) != (1, 0):
-        yield layer.step("linear_activation", into="scaled", x=x, alpha=found.scale, beta=found.shift)
+    scale = found.scale or 1.0  # 0 means the default, here and below.
+    if (scale, found.shift) != (1, 0):
+        yield layer.step("linear_activation", into="scaled", x=x, alpha=scale, beta=found.shift)
         x = layer.on_the_way("scaled")
     operation, settings = _UNARY[found.type]
     arguments = {name: getattr(found, setting) for name, setting in settings.items()}
-    if operation == "log" and not found.epsilon:
-        del arguments["epsilon"]
+    if "epsilon" in arguments:
+        arguments["epsilon"] = found.epsilon or 1e-6
     yield layer.step(operation, x=x, **arguments)
 
 
@@ -199,6 +193,7 @@ def _combined(operation: str, lone: str = "") -> Callable[[Layer], Iterator[Step
     """All inputs by one operation of two; ``lone`` is the setting that goes with an only one."""
 
     def steps(layer: Layer) -> Iterator[Step]:
+        layer.refuse(not layer.inputs, "no inputs")
         operands = list(layer.inputs)
         if len(operands) == 1:
             layer.refuse(not lone, f"{operation} of one input")
@@ -211,6 +206,7 @@ def _combined(operation: str, lone: str = "") -> Callable[[Layer], Iterator[Step
 
 
 def _average(layer: Layer) -> Iterator[Step]:
+    layer.refuse(len(layer.inputs) < 2, f"{len(layer.inputs)} inputs")
     for step in _combined("add")(layer):
         last = step.outputs[0].name == layer.output
         yield dataclasses.replace(step, outputs=(Output(f"{layer.output}/sum", "float32", None),)) if last else step
@@ -261,7 +257,9 @@ def _flatten(layer: Layer) -> Iterator[Step]:
 
 def _reshape(layer: Layer) -> Iterator[Step]:
     shape = [int(size) for size in layer.parameters.targetShape]
-    layer.refuse(layer.parameters.mode == 1 or len(shape) not in (3, 4), f"reshaping to {shape}")
+    layer.refuse(
+        layer.parameters.mode == 1 or len(shape) not in (3, 4) or shape[:-3] not in ([], [1]), f"reshaping to {shape}"
+    )
     yield layer.step("reshape", x=layer.input, shape=np.array([1, *shape[-3:]]))
 
 
@@ -287,6 +285,11 @@ def _simple(operation: str, **settings: str) -> Callable[[Layer], Iterator[Step]
     return steps
 
 
+def _squeeze(layer: Layer) -> Iterator[Step]:
+    axes = None if layer.parameters.squeezeAll else [int(axis) for axis in layer.parameters.axes]
+    yield layer.step("squeeze", x=layer.input, axes=axes)
+
+
 def _gelu(layer: Layer) -> Iterator[Step]:
     modes = ("EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION")
     layer.refuse(layer.parameters.mode >= len(modes), f"mode {layer.parameters.mode}")
@@ -304,7 +307,16 @@ LAYERS: Mapping[str, Callable[[Layer], Iterator[Step]]] = {
     "clampedReLU": _simple("clamped_relu", alpha="alpha", beta="beta"),
     "clip": _simple("clip", alpha="minVal", beta="maxVal"),
     "concat": _concat,
-    "concatND": lambda layer: iter([layer.step("concat", values=layer.inputs, axis=int(layer.parameters.axis))]),
+    "concatND": lambda layer: iter(
+        [
+            layer.step(
+                "concat",
+                values=layer.inputs,
+                axis=int(layer.parameters.axis),
+                interleave=bool(layer.parameters.interleave),
+            )
+        ]
+    ),
     "convolution": _convolution,
     "copy": _simple("identity"),
     "divideBroadcastable": _combined("real_div"),
@@ -329,7 +341,7 @@ LAYERS: Mapping[str, Callable[[Layer], Iterator[Step]]] = {
     "scale": _scale,
     "softmax": lambda layer: iter([layer.step("softmax", x=layer.input, axis=-3)]),
     "softmaxND": _simple("softmax", axis="axis"),
-    "squeeze": _simple("squeeze", axes="axes"),
+    "squeeze": _squeeze,
     "subtractBroadcastable": _combined("sub"),
     "tanh": _simple("tanh"),
     "transpose": _simple("transpose", perm="axes"),

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from leafport.targets.coreml.compressed import unpacked
 from leafport.targets.coreml.layers import LAYERS, Layer, UnknownError
 from leafport.targets.coreml.program import BGR, MAX_STEPS, Output, Program, Reference, Step, damaged
 
@@ -43,6 +44,8 @@ def program(path: Path, model: Any) -> Program:
         steps += reader.classify(network, model.description)
     results = tuple(feature.name for feature in model.description.output)
     calculated = {output.name for step in steps for output in step.outputs}
+    if len(steps) > MAX_STEPS:
+        raise damaged(path, f"its layers take more than {MAX_STEPS:,} steps")
     if missing := [name for name in results if name not in calculated]:
         raise damaged(path, f"nothing calculates its result {missing[0]!r}")
     return Program(
@@ -119,7 +122,8 @@ class _Reader:
 
     def classify(self, network: Any, description: Any) -> Iterator[Step]:
         """The step that names the classes."""
-        labels = list(network.stringClassLabels.vector)
+        kind = network.WhichOneof("ClassLabels")
+        labels = [str(label) for label in getattr(network, kind).vector] if kind else []
         name = network.labelProbabilityLayerName or (network.layers[-1].output[0] if network.layers else "")
         if not labels or not isinstance(self.known.get(name), Reference):
             raise damaged(self.path, "its classes, or what their probabilities are calculated from, are missing")
@@ -133,7 +137,7 @@ class _Reader:
         )
 
     def _layer(self, name: str, parameters: Any, inputs: tuple[Any, ...], output: str) -> Layer:
-        return Layer(name, parameters, inputs, output, self.exact, functools.partial(self._weights, name))
+        return Layer(name, parameters, inputs, output, functools.partial(self._weights, name))
 
     def _weights(self, name: str, stored: Any, *shape: int) -> np.ndarray:
         """A layer's constants, whichever way they are stored, as floats."""
@@ -152,10 +156,9 @@ class _Reader:
             if stored.float16Value:
                 return np.frombuffer(stored.float16Value, np.float16), "float16"
             quantisation, bits = stored.quantization, int(stored.quantization.numberOfBits)
-            if not 1 <= bits <= 8 or len(stored.rawValue) != -(-count * bits // 8):
-                raise ValueError(f"{len(stored.rawValue):,} bytes for {count:,} values of {bits} bits")
-            digits = np.unpackbits(np.frombuffer(stored.rawValue, np.uint8), count=count * bits)  # Highest bit first.
-            places = digits.reshape(count, bits) @ (1 << np.arange(bits)[::-1])
+            if not 1 <= bits <= 8:
+                raise ValueError(f"values of {bits} bits")
+            places = unpacked(np.frombuffer(stored.rawValue, np.uint8), bits, count, highest_first=True)
             if quantisation.WhichOneof("QuantizationType") == "lookupTableQuantization":
                 return np.array(quantisation.lookupTableQuantization.floatValue, np.float32)[places], f"uint{bits}"
             steps = quantisation.linearQuantization

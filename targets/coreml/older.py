@@ -38,16 +38,21 @@ def for_older_devices(spec: Any) -> None:
 
 
 def in_float16(spec: Any) -> None:
-    """Store the weights of a neural network classifier's layers as 16-bit floats; biases, which are few, stay."""
+    """Store the weights and biases of a neural network classifier's layers as 16-bit floats.
+
+    Core ML takes a layer's weights and bias in one precision only; a layer that float16 cannot hold keeps both.
+    """
     for layer in spec.neuralNetworkClassifier.layers:
         kind = str(layer.WhichOneof("layer"))
         if kind not in ("convolution", "innerProduct", "batchedMatmul"):
             continue
-        stored = getattr(layer, kind).weights
-        values = np.array(stored.floatValue, np.float32)
-        if values.size and np.abs(values).max() <= _LARGEST:
-            stored.ClearField("floatValue")
-            stored.float16Value = values.astype(np.float16).tobytes()
+        parameters = getattr(layer, kind)
+        stored = [parameters.weights, *([parameters.bias] if parameters.hasBias else [])]
+        values = [np.array(each.floatValue, np.float32) for each in stored]
+        if all(each.size and np.abs(each).max() <= _LARGEST for each in values):
+            for message, each in zip(stored, values, strict=True):
+                message.ClearField("floatValue")
+                message.float16Value = each.astype(np.float16).tobytes()
 
 
 def renamed(spec: Any, old: str, new: str) -> None:
@@ -68,9 +73,8 @@ def _older(layers: Sequence[Any]) -> list[Any] | None:
     """The layers, each of an older kind, or None where that cannot be."""
     made: list[Any] = []
     constants: dict[str, Any] = {}
-    channels_last: dict[
-        str, str
-    ] = {}  # What has its channels last in the newer layers, and its name in the older ones.
+    vectors: set[str] = set()  # What has two axes, [batch, values], in the newer layers.
+    channels_last: dict[str, str] = {}  # What has them last in the newer layers, and its name in the older ones.
     for layer in layers:
         kind = layer.WhichOneof("layer")
         if kind == "loadConstantND":
@@ -82,11 +86,18 @@ def _older(layers: Sequence[Any]) -> list[Any] | None:
             made[-1].input[:] = [channels_last[name] for name in layer.input]
             channels_last[layer.output[0]] = layer.output[0]
         else:
-            older = _older_layer(layer, constants, channels_last)
-            if older is None or not {*older.input}.isdisjoint(constants):
+            older = _older_layer(layer, constants, channels_last, vectors)
+            if older is None or not {*older.input}.isdisjoint({*constants, *_gone(channels_last)}):
                 return None
+            if {*layer.input} - {*constants} <= vectors or (kind == "reduceMean" and not layer.reduceMean.keepDims):
+                vectors.add(layer.output[0])
             made.append(older)
     return made
+
+
+def _gone(channels_last: dict[str, str]) -> set[str]:
+    """What only a transposition gave, which the older layers do without."""
+    return {name for name, older in channels_last.items() if name != older}
 
 
 def _copied(layer: Any) -> Any:
@@ -97,7 +108,7 @@ def _copied(layer: Any) -> Any:
     return copied
 
 
-def _older_layer(layer: Any, constants: dict[str, Any], channels_last: dict[str, str]) -> Any | None:
+def _older_layer(layer: Any, constants: dict[str, Any], channels_last: dict[str, str], vectors: set[str]) -> Any | None:
     older = type(layer)(name=layer.name, input=layer.input, output=layer.output)
     kind = layer.WhichOneof("layer")
     found = getattr(layer, kind)
@@ -110,11 +121,11 @@ def _older_layer(layer: Any, constants: dict[str, Any], channels_last: dict[str,
         older.pooling.globalPooling = True
         older.pooling.valid.SetInParent()
     elif kind == "softmaxND":
-        if found.axis != -1:
+        if found.axis != -1 or not {*layer.input} <= vectors:
             return None
         older.softmax.SetInParent()
     elif kind == "batchedMatmul":
-        if found.transposeA or found.transposeB or not found.weightMatrixFirstDimension:
+        if found.transposeA or found.transposeB or not {*layer.input} <= vectors or len(layer.input) != 1:
             return None
         product = older.innerProduct
         product.inputChannels, product.outputChannels = (
@@ -127,9 +138,11 @@ def _older_layer(layer: Any, constants: dict[str, Any], channels_last: dict[str,
     elif kind in ("add", "multiply") and not {*layer.input}.isdisjoint(constants):
         (value,) = (constants[name] for name in layer.input if name in constants)
         older.input[:] = [name for name in layer.input if name not in constants]
-        shape = [int(size) for size in value.shape if size > 1] or [1]
-        if len(older.input) != 1 or len(shape) != 1:
+        sizes = [int(size) for size in value.shape]
+        channels = sizes[-3] if len(sizes) > 2 else sizes[-1]  # [1, channels, 1, 1], or [1, channels].
+        if len(older.input) != 1 or not {*older.input}.isdisjoint(channels_last) or channels != np.prod(sizes):
             return None
+        shape = [channels]
         if kind == "add":
             older.bias.shape[:] = shape
             older.bias.bias.CopyFrom(value.data)

@@ -283,6 +283,8 @@ def reshape(x: Any, shape: Sequence[int]) -> Any:
     if -1 in wanted[1:]:
         unknown = wanted.index(-1, 1)
         wanted[unknown] = int(np.prod(x.shape[1:])) // -int(np.prod(wanted[1:]))
+    if int(np.prod(wanted[1:])) != int(np.prod(x.shape[1:])):  # TensorFlow would make up for it with the batch.
+        raise ValueError(f"{list(x.shape[1:])} has not the size of {wanted[1:]}")
     return tf.reshape(x, [-1, *wanted[1:]])
 
 
@@ -335,6 +337,15 @@ def matmul(x: Any, y: Any, transpose_x: bool = False, transpose_y: bool = False)
 def linear(x: Any, weight: np.ndarray, bias: np.ndarray | float = 0.0) -> Any:
     """``weight`` is [out, in]."""
     return tf.matmul(x, weight, transpose_b=True) + bias
+
+
+@operation("inner_product")
+def inner_product(x: Any, weight: np.ndarray, bias: np.ndarray | float = 0.0) -> Any:
+    """The older format's dense layer, of no MIL name. Of four axes the last three are one: it gives [N, out, 1, 1]."""
+    if x.shape.rank != 4:
+        return linear(x, weight, bias)
+    found = linear(reshape(x, [1, weight.shape[1]]), weight, bias)
+    return found[:, :, None, None]
 
 
 @operation("layer_norm")

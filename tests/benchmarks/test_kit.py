@@ -193,7 +193,7 @@ def test_its_figures_are_those_of_a_report(seed: int, n: int, classes: int, safe
     assert found == pytest.approx(wanted, abs=1e-6)
 
 
-@pytest.mark.parametrize(("hits", "positives"), [(0, 5), (5, 5), (1, 1), (83, 89), (400, 421)])
+@pytest.mark.parametrize(("hits", "positives"), [(0, 5), (5, 5), (1, 1), (83, 89), (400, 421), (1500, 3000)])
 def test_its_lower_bound_is_exact(hits: int, positives: int) -> None:
     wanted = metrics.clopper_pearson_lower(hits, positives, 0.95)
     assert figures.recall_lower_bound(hits, positives, 0.95) == pytest.approx(wanted, abs=1e-9)

@@ -49,6 +49,15 @@ def test_what_nothing_explains_is_not_explained() -> None:
     assert diagnosis(lambda images: noise, PIXELS, EXPECTED) is None
 
 
+def test_answers_that_are_flat_explain_nothing() -> None:
+    """Any order of them is as good as any other."""
+    flat = 0.5 + RANDOM.uniform(-0.01, 0.01, (40, 1)) * [1, -1]
+    other = 0.5 + RANDOM.uniform(-0.01, 0.01, (40, 1)) * [1, -1]
+    assert diagnosis(lambda images: other, PIXELS, flat) is None
+    many, others = (RANDOM.dirichlet(np.full(200, 50), 40) for _ in range(2))
+    assert diagnosis(lambda images: others, PIXELS, many) is None
+
+
 def test_a_runtime_that_takes_bytes_only_is_given_no_floats() -> None:
     def takes_bytes(images: np.ndarray) -> np.ndarray:
         if images.dtype != np.uint8:

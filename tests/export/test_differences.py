@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leafport.errors import ModelError
 from leafport.export.differences import differences
 from leafport.targets.base import part
 
@@ -46,6 +47,12 @@ def test_what_was_not_kept_is_not_compared() -> None:
 )
 def test_what_differs_is_said(other: dict[str, Any], clause: str) -> None:
     assert differences(facts(), facts(**other)) == [clause]
+
+
+@pytest.mark.parametrize("damaged", [{"ops": None}, {"inputs": [1]}, {"parts": [1]}])
+def test_damaged_facts_are_an_error(damaged: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="damaged facts"):
+        differences(damaged, facts())
 
 
 def test_of_many_differences_the_first_are_said() -> None:

@@ -100,22 +100,25 @@ def test_other_inputs_give_what_the_first_gave(dice: np.random.Generator) -> Non
     other = np.maximum(own * dice.normal(1, 0.1, (2, 1, 31)) + dice.normal(0, 0.05, own.shape), 0)
     other[:, :, -1] = 1
     gram, cross = (np.einsum("gri,grj->gij", other, seen) for seen in (other, own))
-    found, shifted = rounding.refitted(weights, bias, gram, cross)
+    found, shifted = rounding.refitted(weights, bias, gram, cross, per_channel=True)
     wanted = own @ np.concatenate([weights, bias], axis=1)
     errors = [
         np.square(other @ np.concatenate(used, axis=1) - wanted).mean() for used in ((weights, bias), (found, shifted))
     ]
     assert errors[1] < errors[0] / 4
     assert (found[0, 3] == 0).all()
-    same, unmoved = rounding.refitted(weights, bias, *[np.einsum("gri,grj->gij", own, own)] * 2)
+    same, unmoved = rounding.refitted(weights, bias, *[np.einsum("gri,grj->gij", own, own)] * 2, per_channel=True)
     np.testing.assert_allclose(same, weights, atol=1e-8)
     np.testing.assert_allclose(unmoved, bias, atol=1e-8)
 
 
 def test_few_values_are_not_refitted(dice: np.random.Generator) -> None:
-    weights, bias = np.sign(dice.normal(size=(1, 30, 40))), np.zeros((1, 0, 40))
+    """As clustered training leaves them: shares of the largest of a channel, and channels differ in size."""
+    shares = dice.choice([-1, -0.4, 0.1, 0.7, 1], size=(1, 30, 40))
+    shares[:, 0] = 1
+    weights, bias = shares * dice.uniform(0.1, 9, 40), np.zeros((1, 0, 40))
     gram, cross = (np.cov(dice.normal(size=(30, 100)))[None] for _ in range(2))
-    assert rounding.refitted(weights, bias, gram, cross)[0] is weights
+    assert rounding.refitted(weights, bias, gram, cross, per_channel=True)[0] is weights
 
 
 def test_the_smallest_layers_may_have_more_bits(

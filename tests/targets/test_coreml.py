@@ -198,8 +198,7 @@ def test_inspect_finds_what_apps_need(exported: Exported, variant: str) -> None:
     packed = {"int8": "int8", "w8a8": "int8", "pal6": "uint6", "pal4": "uint4"}.get(variant)
     if packed:  # The one layer of more than 512 weights; the table, the scales and others' weights are floats.
         assert 0 <= facts.weights[packed] - 3 * 3 * 16 * 16 <= 16  # Zero points of channels are 8-bit numbers too.
-    floats = {"fp32": {"float32"}, "neuralnetwork": {"float32", "float16"}}.get(variant, {"float16"})  # Biases in 32.
-    assert set(facts.weights) - {packed} == floats
+    assert set(facts.weights) - {packed} == {"float32" if variant == "fp32" else "float16"}
     convolutions_and_dense = 3 * 3 * 3 * 16 + 3 * 3 * 16 + 3 * 3 * 16 * 16 + 16 * 32 + 32 * len(LABELS)
     assert convolutions_and_dense < sum(facts.weights.values()) < convolutions_and_dense + 300
     oldest = {"fp16": "iOS15", "fp32": "iOS15", "w8a8": "iOS17", "neuralnetwork": "iOS11.2"}.get(variant, "iOS16")
@@ -283,10 +282,12 @@ def test_clustered_weights_lose_nothing_in_a_palette(exported: Exported, images:
             value = np.asarray(variable)
             variable.assign(shared(value, assigned(value, 16)))
     serving = graph.build(clustered, tmp_path / "graph")
+    photographs = tuple(tmp_path / f"{index}.png" for index in range(len(images)))
+    for path, pixels in zip(photographs, images, strict=True):
+        Image.fromarray(pixels).save(path)
+    options = coreml.Options(calibration=photographs)
     whole, packed = (
-        coreml.runner(coreml.convert(serving, variant, tmp_path, coreml.Options()), clustered.contract, 1).predict(
-            images
-        )
+        coreml.runner(coreml.convert(serving, variant, tmp_path, options), clustered.contract, 1).predict(images)
         for variant in ("fp16", "pal4")
     )
     np.testing.assert_allclose(packed, whole, atol=0.01)

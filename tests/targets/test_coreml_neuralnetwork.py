@@ -279,6 +279,11 @@ def product(made: Any, source: str, matrix: np.ndarray, bias: np.ndarray | None,
     )
 
 
+def globally(made: Any) -> None:
+    made.add_pooling("pool", 0, 0, 1, 1, "AVERAGE", "VALID", "x", "z", is_global=True)
+    made.add_inner_product("layer", MATRIX[:, :3], None, 3, 7, False, "z", "y")
+
+
 EXACT: dict[str, tuple[Build, Callable[[np.ndarray], np.ndarray]]] = {
     "transpose": (
         lambda made: made.add_transpose("layer", [0, 2, 3, 1], "x", "y"),
@@ -326,6 +331,7 @@ EXACT: dict[str, tuple[Build, Callable[[np.ndarray], np.ndarray]]] = {
         ),
         lambda x: x * THREE.reshape(1, 3, 1, 1),
     ),
+    "dense behind pooling": (globally, lambda x: (x.mean((2, 3)) @ MATRIX[:, :3].T)[:, :, None, None]),
     "matrix product": (
         lambda made: (
             made.add_reshape_static("flat", "x", "z", (1, MATRIX.shape[1])),
@@ -353,7 +359,11 @@ def test_constants_of_few_bits_are_unpacked(bits: int, how: str, tmp_path: Path)
     """As coremltools packs them; what they stand for is read back with its own functions."""
     from coremltools.models.neural_network import quantization_utils
 
-    path = network(dense, tmp_path)
+    def without_bias(made: Any) -> None:  # Which would be packed too.
+        made.add_flatten("flat", 0, "x", "z")
+        made.add_inner_product("layer", MATRIX, None, MATRIX.shape[1], 7, False, "z", "y")
+
+    path = network(without_bias, tmp_path)
     model = coremltools.models.MLModel(str(path), skip_model_load=True)
     packed = quantization_utils.quantize_weights(model, bits, how)
     packed = packed if isinstance(packed, type(model.get_spec())) else packed.get_spec()
@@ -372,7 +382,7 @@ def test_constants_of_few_bits_are_unpacked(bits: int, how: str, tmp_path: Path)
     assert np.abs(weights - MATRIX).max() < 2
     assert read(path).weights["float16" if bits == 16 else f"uint{bits}"] >= MATRIX.size
     images = pixels()
-    wanted = flat(images) @ weights.T + MATRIX[:, 0]
+    wanted = flat(images) @ weights.T
     np.testing.assert_allclose(answer(path, images)[:, :, 0, 0], wanted, rtol=1e-2, atol=0.05)
 
 
@@ -416,6 +426,16 @@ def test_scaling_beside_the_layers_and_the_order_of_colours_count(bgr: bool, tmp
     facts = coreml.inspect(path)
     assert facts.labels == tuple("abcdefg")
     assert facts.inputs[0].dtype == ("BGR image" if bgr else "RGB image")
+
+
+def test_layers_that_do_not_fit_are_damage_and_not_other_answers(tmp_path: Path) -> None:
+    """A network of 7 logits cannot name 3 classes, which 7 photographs of 3 would give as 3 of 7."""
+    path = classifier(tmp_path)
+    spec = coremltools.utils.load_spec(str(path))
+    spec.neuralNetworkClassifier.stringClassLabels.vector[:] = list("abc")
+    path.write_bytes(spec.SerializeToString())
+    with pytest.raises(ModelError, match="damaged"):
+        traced(functools.partial(evaluate, read(path), labels=tuple("abc")), pixels(3))
 
 
 def test_what_is_unknown_is_named(tmp_path: Path) -> None:
@@ -491,8 +511,29 @@ def test_constants_among_newer_layers_become_older_ones(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[:, :, 0, 0], wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_what_has_no_older_layer_stays(tmp_path: Path) -> None:
-    path = network(lambda made: made.add_erf("layer", "x", "y"), tmp_path, exact=True)
+def by_width(made: Any) -> None:
+    made.add_load_constant_nd("constant", "c", np.ones((1, 1, 1, WIDTH)), [1, 1, 1, WIDTH])
+    made.add_elementwise("layer", ["x", "c"], "y", "ADD")
+
+
+def transposed_sum(made: Any) -> None:
+    made.add_load_constant_nd("constant", "c", THREE.reshape(1, 1, 1, 3), [1, 1, 1, 3])
+    made.add_transpose("last", [0, 2, 3, 1], "x", "t")
+    made.add_elementwise("layer", ["t", "c"], "y", "ADD")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda made: made.add_erf("layer", "x", "y"),
+        lambda made: made.add_softmax_nd("layer", "x", "y", axis=-1),
+        by_width,
+        transposed_sum,
+    ],
+    ids=["erf", "softmax along the width", "a constant along the width", "a constant for what is transposed"],
+)
+def test_what_has_no_older_layer_stays(build: Build, tmp_path: Path) -> None:
+    path = network(build, tmp_path, exact=True)
     spec = coremltools.utils.load_spec(str(path))
     layers = list(spec.neuralNetwork.layers)
     spec.neuralNetworkClassifier.layers.extend(layers)

@@ -309,21 +309,30 @@ def _round_in_turn(
 ) -> None:
     """Round one layer after another, each refitted to what it sees behind those that are rounded.
 
-    Two copies of the graph lie side by side: one stays as it is, the other is fed with the rounded constants.
+    Two copies of the graph lie side by side; one stays as it is. Their constants are variables: TensorFlow would keep
+    another copy of each constant for every layer that is looked at.
     """
     import tensorflow as tf
     from tensorflow.python.framework import tensor_util
 
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
         fed = tf.compat.v1.placeholder(tf.float32, (None, *photographs[0].shape[1:]))
+        constants = {node.name: node for layer in layers for node in (layer.weights, layer.bias) if node is not None}
+        variables = {}
         for name in ("whole", "rounded"):
-            tf.graph_util.import_graph_def(graph_def, input_map={_tensor(feed): fed}, name=name)
+            values: dict[str, Any] = {_tensor(feed): fed}
+            for node in constants.values():
+                value = tensor_util.MakeNdarray(node.attr["value"].tensor)
+                empty = tf.zeros_initializer()(value.shape, value.dtype)
+                variables[name, node.name] = tf.compat.v1.Variable(empty, use_resource=True)
+                values[f"{node.name}:0"] = variables[name, node.name].read_value()
+                variables[name, node.name].load(value, session)
+            tf.graph_util.import_graph_def(graph_def, input_map=values, name=name)
         sums = {layer.node.name: _sums(layer, graph) for layer in layers}
-        constants: dict[Any, np.ndarray] = {}
         for layer in layers:
             gram = cross = None
             for batch in photographs:
-                one, other = session.run(sums[layer.node.name], {fed: batch, **constants})
+                one, other = session.run(sums[layer.node.name], {fed: batch})
                 gram, cross = (one, other) if gram is None or cross is None else (gram + one, cross + other)
             assert gram is not None and cross is not None
             weights, bias = layer.read()
@@ -332,7 +341,7 @@ def _round_in_turn(
             for node in (layer.weights, layer.bias):
                 if node is not None:
                     value = tensor_util.MakeNdarray(node.attr["value"].tensor)
-                    constants[graph.get_tensor_by_name(f"rounded/{node.name}:0")] = value
+                    variables["rounded", node.name].load(value, session)
 
 
 def _sums(layer: _Layer, graph: Any) -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ def differences(written: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
         return []
     try:
         return _clauses(written, found)
-    except (TypeError, KeyError, AttributeError) as problem:
+    except (TypeError, LookupError, AttributeError) as problem:
         raise ModelError(f"The manifest holds damaged facts ({problem!r}). Export again.") from None
 
 
@@ -54,7 +54,6 @@ def _counts(written: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
 def _parts(written: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     if not written:  # Written before facts had parts.
         return []
-    written = dict(written.items())
     gone = [f"{name} is gone (it was {written[name]})" for name in written if name not in found]
     new = [f"{name} is new ({found[name]})" for name in found if name not in written]
     changed = [

@@ -22,7 +22,7 @@ from leafport.classifier import Classifier
 from leafport.contract import Contract
 from leafport.errors import ConversionError, ModelError
 from leafport.export.fold import fold_affine, fold_shapes
-from leafport.targets.base import part
+from leafport.targets.base import fingerprint, part
 
 if TYPE_CHECKING:
     import keras
@@ -226,8 +226,7 @@ def constants(nodes: Iterable[NodeDef]) -> dict[str, str]:
                 found[node.name] = part(np.array(tensor.float_val[0]))
                 continue
             dtype = DataType.Name(tensor.dtype) if tensor.dtype in DataType.values() else "unknown"
-            stored = np.frombuffer(tensor.SerializeToString(deterministic=True), np.uint8)
-            found[node.name] = f"{dtype} {shape} {part(stored).rpartition(' ')[2]}"
+            found[node.name] = f"{dtype} {shape} {fingerprint(tensor.SerializeToString(deterministic=True))}"
     return found
 
 

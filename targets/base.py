@@ -162,7 +162,12 @@ def part(value: np.ndarray) -> str:
     """A constant in few words, so that another one is told from it: its value if it is a single one, else a hash."""
     if value.size == 1 and value.dtype.kind in "fiub":
         return f"{value.item():.7g}"
-    return f"{value.dtype} {list(value.shape)} {hashlib.sha256(value.tobytes()).hexdigest()[:12]}"
+    return f"{value.dtype} {list(value.shape)} {fingerprint(value.tobytes())}"
+
+
+def fingerprint(data: bytes) -> str:
+    """A short hash, by which people tell one constant from another."""
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def carried_claims(facts: Facts, contract: Contract | None) -> list[str]:

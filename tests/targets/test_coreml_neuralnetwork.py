@@ -14,55 +14,25 @@ import tensorflow as tf
 from leafport.contract import Contract
 from leafport.errors import ModelError, TargetError
 from leafport.targets import coreml
-from leafport.targets.coreml import older
-from leafport.targets.coreml.evaluator import calculated, evaluate
+from leafport.targets.coreml.evaluator import evaluate
 from leafport.targets.coreml.program import read
-
-coremltools = pytest.importorskip("coremltools", reason="the [coreml] extra is not installed")
-
-CHANNELS, HEIGHT, WIDTH = 3, 9, 8
-RANDOM = np.random.default_rng(0)
-KERNEL = RANDOM.normal(size=(4, CHANNELS, 3, 2)).astype(np.float32)  # [outputs, inputs, height, width]
-GROUPED = RANDOM.normal(size=(6, 1, 3, 3)).astype(np.float32)
-FOUR, THREE = RANDOM.normal(size=4).astype(np.float32), RANDOM.uniform(0.5, 2, 3).astype(np.float32)
-MATRIX = RANDOM.normal(size=(7, CHANNELS * HEIGHT * WIDTH)).astype(np.float32)  # [outputs, inputs]
-Build = Callable[[Any], None]
-
-
-def pixels(count: int = 2) -> np.ndarray:
-    """float32 [count, HEIGHT, WIDTH, CHANNELS], of both signs."""
-    return RANDOM.normal(0, 2, (count, HEIGHT, WIDTH, CHANNELS)).astype(np.float32)
-
-
-def network(build: Build, folder: Path, *, exact: bool = False) -> Path:
-    """A file of the layers that ``build`` adds between the image, ``x``, and the result, ``y``."""
-    from coremltools.models import datatypes
-    from coremltools.models.neural_network import NeuralNetworkBuilder
-
-    made = NeuralNetworkBuilder(
-        [("x", datatypes.Array(CHANNELS, HEIGHT, WIDTH))],
-        [("y", None)],
-        disable_rank5_shape_mapping=exact,
-    )
-    build(made)
-    image = made.spec.description.input[0].type
-    image.imageType.width, image.imageType.height, image.imageType.colorSpace = WIDTH, HEIGHT, 20
-    made.spec.neuralNetwork.imageInputShapeMapping = int(exact)
-    path = folder / "layers.mlmodel"
-    path.write_bytes(made.spec.SerializeToString())
-    return path
-
-
-def answer(path: Path, images: np.ndarray) -> np.ndarray:
-    """The network's result ``y``; four axes may lie channels first or last."""
-    program = read(path)
-    return traced(lambda batch: calculated(program, batch)["y"], images)
-
-
-def traced(function: Callable[[Any], Any], images: np.ndarray) -> np.ndarray:
-    """What it gives for a batch of any size, which the evaluator insists on."""
-    signature = tf.TensorSpec((None, HEIGHT, WIDTH, CHANNELS), tf.float32)
-    return np.asarray(tf.function(function, autograph=False).get_concrete_function(signature)(tf.constant(images)))
+from tests.targets.neural_networks import (
+    CHANNELS,
+    FOUR,
+    GROUPED,
+    HEIGHT,
+    KERNEL,
+    MATRIX,
+    THREE,
+    WIDTH,
+    Build,
+    answer,
+    coremltools,
+    network,
+    pixels,
+    product,
+    traced,
+)
 
 
 def convolved(images: np.ndarray, **settings: Any) -> np.ndarray:
@@ -272,13 +242,6 @@ def test_dense_layers_take_what_was_flattened(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[:, :, 0, 0], channels_last @ MATRIX.T + MATRIX[:, 0], rtol=1e-4, atol=1e-4)
 
 
-def product(made: Any, source: str, matrix: np.ndarray, bias: np.ndarray | None, into: str = "y") -> None:
-    outputs, inputs = matrix.shape
-    made.add_batched_mat_mul(
-        "product", [source], into, weight_matrix_rows=inputs, weight_matrix_columns=outputs, W=matrix.T, bias=bias
-    )
-
-
 def globally(made: Any) -> None:
     made.add_pooling("pool", 0, 0, 1, 1, "AVERAGE", "VALID", "x", "z", is_global=True)
     made.add_inner_product("layer", MATRIX[:, :3], None, 3, 7, False, "z", "y")
@@ -478,66 +441,3 @@ def test_flipped_bits_and_missing_ends_never_crash(tmp_path: Path) -> None:
         except (ModelError, TargetError):
             refused += 1
     assert refused > 50
-
-
-def test_constants_among_newer_layers_become_older_ones(tmp_path: Path) -> None:
-    def build(made: Any) -> None:
-        made.add_load_constant_nd("factors", "f", THREE.reshape(1, 3, 1, 1), [1, 3, 1, 1])
-        made.add_elementwise("scaling", ["x", "f"], "scaled", "MULTIPLY")
-        made.add_load_constant_nd("summands", "s", -THREE.reshape(1, 3, 1, 1), [1, 3, 1, 1])
-        made.add_elementwise("moving", ["s", "scaled"], "moved", "ADD")
-        made.add_transpose("last", [0, 2, 3, 1], "moved", "moved_last")
-        made.add_activation("relu", "RELU", "moved_last", "positive")
-        made.add_reduce_mean("mean", "positive", "means", [1, 2], keepdims=False)
-        product(made, "means", MATRIX[:, :3], None, "logits")
-        made.add_softmax_nd("softmax", "logits", "y", axis=-1)
-
-    path = network(build, tmp_path, exact=True)
-    images = pixels()
-    wanted = answer(path, images)
-    spec = coremltools.utils.load_spec(str(path))
-    changed = type(spec)()
-    changed.CopyFrom(spec)
-    changed.neuralNetworkClassifier.layers.extend(spec.neuralNetwork.layers)
-    changed.neuralNetworkClassifier.stringClassLabels.vector[:] = list("abcdefg")
-    changed.neuralNetworkClassifier.labelProbabilityLayerName = "y"
-    changed.description.predictedProbabilitiesName, changed.description.predictedFeatureName = "y", "label"
-    older.for_older_devices(changed)
-    kinds = [layer.WhichOneof("layer") for layer in changed.neuralNetworkClassifier.layers]
-    assert kinds == ["scale", "bias", "activation", "pooling", "innerProduct", "softmax"]
-    assert changed.specificationVersion == 2
-    path.write_bytes(changed.SerializeToString())
-    found = answer(path, images)
-    np.testing.assert_allclose(found[:, :, 0, 0], wanted, rtol=1e-5, atol=1e-6)
-
-
-def by_width(made: Any) -> None:
-    made.add_load_constant_nd("constant", "c", np.ones((1, 1, 1, WIDTH)), [1, 1, 1, WIDTH])
-    made.add_elementwise("layer", ["x", "c"], "y", "ADD")
-
-
-def transposed_sum(made: Any) -> None:
-    made.add_load_constant_nd("constant", "c", THREE.reshape(1, 1, 1, 3), [1, 1, 1, 3])
-    made.add_transpose("last", [0, 2, 3, 1], "x", "t")
-    made.add_elementwise("layer", ["t", "c"], "y", "ADD")
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda made: made.add_erf("layer", "x", "y"),
-        lambda made: made.add_softmax_nd("layer", "x", "y", axis=-1),
-        by_width,
-        transposed_sum,
-    ],
-    ids=["erf", "softmax along the width", "a constant along the width", "a constant for what is transposed"],
-)
-def test_what_has_no_older_layer_stays(build: Build, tmp_path: Path) -> None:
-    path = network(build, tmp_path, exact=True)
-    spec = coremltools.utils.load_spec(str(path))
-    layers = list(spec.neuralNetwork.layers)
-    spec.neuralNetworkClassifier.layers.extend(layers)
-    before, version = spec.SerializeToString(deterministic=True), spec.specificationVersion
-    older.for_older_devices(spec)
-    assert spec.SerializeToString(deterministic=True) == before
-    assert spec.specificationVersion == version >= 4

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ GRAPH_FILE = "serving.pb"
 QUANTISED_FILE = "quantised.pb"
 FACTS_FILE = "serving.json"
 MAX_GRAPH_BYTES = 2**31 - 1  # A protocol buffer's own limit.
+_LARGE = 2**16  # Bytes of a constant.
 _GRAPPLER_PASSES = ("constfold", "remap", "dependency", "pruning")
 
 
@@ -98,11 +99,12 @@ def build(classifier: Classifier, out_dir: Path) -> ServingGraph:
     Raises:
         ConversionError: the graph would pass a protocol buffer's 2 GiB.
     """
-    traced = _freeze(classifier.model, classifier.contract)
-    folded = _write_folded(traced, out_dir / GRAPH_FILE)
+    traced, weights = _freeze(classifier.model, classifier.contract)
+    nodes_traced = len(traced.node)
+    folded = _write_folded(traced, weights, out_dir / GRAPH_FILE)
     ops = Counter(node.op for node in folded.node)
     facts = {
-        "nodes_traced": len(traced.node),
+        "nodes_traced": nodes_traced,
         "nodes": len(folded.node),
         "operations": len(folded.node) - ops["Const"],
         "ops": dict(sorted(ops.items())),
@@ -112,13 +114,22 @@ def build(classifier: Classifier, out_dir: Path) -> ServingGraph:
         from leafport.training import fake_quantisation
 
         rounding = fake_quantisation.fake_quantised(classifier.model, classifier.quantisation.ranges)
-        _write_folded(_freeze(rounding, classifier.contract), out_dir / QUANTISED_FILE)
+        _write_folded(*_freeze(rounding, classifier.contract), out_dir / QUANTISED_FILE)
     return ServingGraph(out_dir / GRAPH_FILE, classifier.contract)
 
 
-def _write_folded(traced: GraphDef, path: Path) -> GraphDef:
-    """Fold a frozen graph and write it to ``path``; returns what was written."""
-    folded = _strip_defaults(fold_affine(_fold(fold_shapes(traced))))
+def _write_folded(traced: GraphDef, weights: dict[str, NodeDef], path: Path) -> GraphDef:
+    """Fold a frozen graph and write it to ``path``; returns what was written. ``weights`` is empty then.
+
+    ``weights`` are its large constants, by the names of the placeholders that stand for them: Grappler holds many
+    copies of whatever it is given, and of these it needs the shapes only.
+    """
+    folded = _fold(fold_shapes(traced))
+    for node in folded.node:
+        if node.name in weights:
+            node.CopyFrom(weights.pop(node.name))
+    weights.clear()
+    folded = _strip_defaults(fold_affine(folded))
     if folded.ByteSize() > MAX_GRAPH_BYTES:
         raise ConversionError(f"The serving graph would take {folded.ByteSize():,} bytes; a graph holds at most 2 GiB.")
     files.write_bytes(path, folded.SerializeToString(deterministic=True))
@@ -140,7 +151,12 @@ def read_graph_def(path: Path) -> GraphDef:
         raise ModelError(f"{path} is not a frozen graph, or damaged: {problem}.") from None
 
 
-def _freeze(model: keras.Model, contract: Contract) -> GraphDef:
+def _freeze(model: keras.Model, contract: Contract) -> tuple[GraphDef, dict[str, NodeDef]]:
+    """Trace a model for inference; its variables become constants.
+
+    Returns:
+        The graph, with a placeholder in the place of each large constant, and these constants by its name.
+    """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -151,10 +167,66 @@ def _freeze(model: keras.Model, contract: Contract) -> GraphDef:
     def infer(image: Any) -> Any:
         return model(image, training=False)
 
-    frozen = convert_variables_to_constants_v2(infer.get_concrete_function(), lower_control_flow=True)
-    graph_def = frozen.graph.as_graph_def()
-    _rename(graph_def, {frozen.inputs[0].op.name: INPUT, frozen.outputs[0].op.name: OUTPUT})
-    return graph_def
+    function = infer.get_concrete_function()
+    graph_def = function.graph.as_graph_def()
+    weights: dict[str, NodeDef] = {}
+    if _reads_variables_only(graph_def, [placeholder.op.name for _, placeholder in function.graph.captures]):
+        weights = _variables_to_constants(graph_def, function.graph.captures)
+    else:  # A model that calls functions of its own: TensorFlow follows them, in much more memory.
+        function = convert_variables_to_constants_v2(function, lower_control_flow=True)
+        graph_def = function.graph.as_graph_def()
+    _rename(graph_def, {function.inputs[0].op.name: INPUT, function.outputs[0].op.name: OUTPUT})
+    return graph_def, weights
+
+
+def _reads_variables_only(graph_def: GraphDef, captured: Collection[str]) -> bool:
+    """Whether all that is done with what a traced function captured is to read it as a variable or use it as it is."""
+    from tensorflow.core.framework.types_pb2 import DT_RESOURCE
+
+    resources = {
+        node.name
+        for node in graph_def.node
+        if node.name in captured and node.attr["dtype"].type == DT_RESOURCE  # A placeholder: it has the attribute.
+    }
+    users = [node for node in graph_def.node if resources & {_split_reference(each)[1] for each in node.input}]
+    return not graph_def.library.function and all(node.op == "ReadVariableOp" for node in users)
+
+
+def _variables_to_constants(graph_def: GraphDef, captures: Iterable[tuple[Any, Any]]) -> dict[str, NodeDef]:
+    """Put values in the place of what a traced function captured; returns the large ones, whose places stay open.
+
+    Args:
+        graph_def: the function's graph, which is changed in place.
+        captures: each tensor from outside, and the placeholder by which the function knows it.
+    """
+    import tensorflow as tf
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+    nodes = {node.name: node for node in graph_def.node}
+    reads = {_split_reference(node.input[0])[1]: node for node in graph_def.node if node.op == "ReadVariableOp"}
+    large = {}
+    for outer, inner in captures:
+        name, read, value = inner.op.name, reads.get(inner.op.name), outer
+        if outer.dtype == tf.resource and read is None:
+            continue
+        if read is not None:
+            value = tf.raw_ops.ReadVariableOp(resource=outer, dtype=read.attr["dtype"].type)
+        constant = NodeDef(name=name, op="Const")
+        constant.attr["dtype"].type = value.dtype.as_datatype_enum
+        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.numpy()))
+        if constant.ByteSize() < _LARGE:
+            nodes[name].CopyFrom(constant)
+            continue
+        large[name] = constant
+        nodes[name].ClearField("attr")
+        nodes[name].attr["dtype"].type = value.dtype.as_datatype_enum
+        nodes[name].attr["shape"].shape.CopyFrom(value.shape.as_proto())
+    for read in (node for node in graph_def.node if node.op == "ReadVariableOp"):
+        dtype = read.attr["dtype"].type
+        read.op = "Identity"
+        read.ClearField("attr")
+        read.attr["T"].type = dtype
+    return large
 
 
 def _rename(graph_def: GraphDef, names: dict[str, str]) -> None:

@@ -102,10 +102,11 @@ def suffixes() -> dict[str, str]:
 def target_of(path: Path) -> str | None:
     """The target that writes such files, by how the name ends, or that of what lies in a folder; None for none."""
     known = suffixes()
-    for suffix in sorted(known, key=len, reverse=True):  # saved_model.pb is no plain .pb.
-        if path.name.endswith(suffix) or any((path / version / suffix).is_file() for version in (".", "1")):
-            return known[suffix]
-    return None
+    longest_first = sorted(known, key=len, reverse=True)  # saved_model.pb is no plain .pb.
+    by_name = (suffix for suffix in longest_first if path.name.endswith(suffix))
+    within = (suffix for suffix in longest_first if any((path / each / suffix).is_file() for each in (".", "1")))
+    suffix = next(by_name, None) or next(within, None)
+    return known[suffix] if suffix else None
 
 
 def claimed(target: Target, path: Path) -> str | None:

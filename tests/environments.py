@@ -10,6 +10,7 @@ where it has not been made.
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import shutil
 import subprocess
@@ -40,6 +41,17 @@ ENVIRONMENTS = {
     "tensorflow-2.17": Environment(
         "the last TensorFlow that knows TRTEngineOp (tensorflow-cpu does not)",
         ("tensorflow==2.17.1", "numpy==1.26.4", "pillow==11.3.0"),
+    ),
+    "tensorflow-2.13": Environment(
+        "an older one of those",
+        ("tensorflow==2.13.1", "numpy==1.24.3", "pillow==10.4.0"),
+        python="3.11",
+    ),
+    "tensorflow-2.7": Environment(
+        "the later of a Jetson TX2's two TensorFlows",
+        ("tensorflow==2.7.4", "numpy==1.19.5", "pillow==8.4.0", "protobuf==3.19.6"),
+        python="3.7",
+        pip="pip==24.0",
     ),
     "tensorflow-1.15": Environment(
         "a Jetson TX2's Python, TensorFlow and Pillow; the build for GPUs knows TRTEngineOp, and runs without one",
@@ -102,10 +114,13 @@ def make(name: str) -> None:
 def _base_python(environment: Environment) -> str:
     if environment.python is None:
         return sys.executable
-    command = shutil.which(f"python{environment.python}")
-    if command is None:
-        raise RuntimeError(f"it needs python{environment.python}, and there is none on the PATH")
-    return command
+    command = f"python{environment.python}"
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(command), *sorted(map(str, pyenv.glob(f"{environment.python}.*/bin/{command}")))]
+    for candidate in candidates:
+        if candidate and not subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode:
+            return candidate
+    raise RuntimeError(f"it needs {command}, and there is none on the PATH or among pyenv's")
 
 
 def _run(command: list[str]) -> None:
@@ -121,14 +136,23 @@ def _pins(environment: Environment) -> str:
 
 
 def main() -> int:
-    """Make the environments named, or all that the running Python can. Returns 1 if one of them could not be made."""
+    """Make the environments named, or all there is a Python for. Returns 1 if one of them could not be made."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ENVIRONMENTS)}")
-    names = parser.parse_args().names or [name for name, row in ENVIRONMENTS.items() if row.python is None]
+    names = parser.parse_args().names or [name for name in ENVIRONMENTS if _has_python(name)]
     if unknown := [name for name in names if name not in ENVIRONMENTS]:
         parser.error(f"there is no environment {', '.join(unknown)}; there are: {', '.join(ENVIRONMENTS)}")
     with ThreadPoolExecutor(max_workers=2) as pool:
         return int(not all(pool.map(_made, names)))
+
+
+def _has_python(name: str) -> bool:
+    try:
+        _base_python(ENVIRONMENTS[name])
+    except RuntimeError as problem:
+        print(f"{name}: left out: {problem}")
+        return False
+    return True
 
 
 def _made(name: str) -> bool:

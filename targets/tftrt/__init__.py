@@ -1,4 +1,4 @@
-"""Frozen TensorFlow graphs, plain and with a TensorRT engine (TF-TRT), for NVIDIA Jetson boards."""
+"""Frozen TensorFlow graphs, plain and with TensorRT engines (TF-TRT), for NVIDIA Jetson boards."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ import numpy as np
 
 from leafport import files
 from leafport.contract import Contract
-from leafport.errors import ModelError, UserError
+from leafport.errors import ConversionError, ModelError, UserError
 from leafport.export.graph import INPUT, OUTPUT, constants
 from leafport.targets.base import Facts, Variant, carried_claims, option
-from leafport.targets.tftrt import engine, reading
+from leafport.targets.tftrt import engine, operations, reading, saved_model, segments
 
 if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
 
 NAME = "tftrt"
-SUFFIX = ".pb"
+SAVED_MODEL = "savedmodel"
+SUFFIX = (".pb", f"-{SAVED_MODEL}")
 VARIANTS = {
     "frozen": Variant("the plain frozen graph, for sessions of TensorFlow 1.15 and 2.x"),
-    "fp32": Variant("one TensorRT engine, built on the board, in 32 bits", also=("float32",)),
+    "fp32": Variant("with TensorRT engines, built on the board, in 32 bits", also=("float32",)),
     "fp16": Variant(
-        "one TensorRT engine, built on the board, in 16 bits; weights in the file stay 32-bit", also=("float16",)
+        "with TensorRT engines, built on the board, in 16 bits; weights in the file stay 32-bit", also=("float16",)
     ),
+    f"fp32-{SAVED_MODEL}": Variant("fp32 as a SavedModel, for tf.saved_model.load of TensorFlow 2.x", asked=True),
+    f"fp16-{SAVED_MODEL}": Variant("fp16 as a SavedModel, for tf.saved_model.load of TensorFlow 2.x", asked=True),
 }
 RUNTIME = "TensorFlow with TensorRT"
+_NO_OPERATIONS = ("Const", "Identity", "Placeholder", engine.OP)
 _CHUNK = 32
-_LEAST = {"workspace_bytes": 2**20, "max_cached_engines": 1, "batch": 0}
+_LEAST = {"workspace_bytes": 2**20, "max_cached_engines": 1, "minimum_segment_size": 1, "batch": 0}
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,11 @@ class Options:
 
     workspace_bytes: int = option(2**28, "The most memory TensorRT may take as scratch space on the GPU, in bytes.")
     max_cached_engines: int = option(1, "How many engines the board keeps: it builds one for each batch size it meets.")
-    batch: int = option(0, "How many photographs the graph takes at once; 0: any number.")
+    minimum_segment_size: int = option(3, "How many operations an engine has at least; fewer stay TensorFlow's.")
+    batch: int = option(0, "How many photographs the graph takes at once, so that no shape is open; 0: any number.")
+    tensorflow: str = option(
+        operations.OLDEST, "The oldest TensorFlow that shall read the graph: 1.15, 2.7, 2.13, 2.17."
+    )
 
 
 def available(variant: str) -> str | None:
@@ -50,107 +58,131 @@ def available(variant: str) -> str | None:
 def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) -> Path:
     """Write ``out_dir/NAME-VARIANT.pb``: image (float32 [N, H, W, 3], RGB 0..255) in, probabilities [N, classes] out.
 
-    ``frozen`` is the serving graph; ``fp32`` and ``fp16`` have one engine between the same two names. Each carries the
-    contract.
+    ``frozen`` is the serving graph; ``fp32`` and ``fp16`` have engines between the same two names, one for each part
+    that TF-TRT converts. Each carries the contract. ``-savedmodel`` variants are folders, ``out_dir/NAME-VARIANT``,
+    with the same graph and the signature ``serving_default``.
 
     Raises:
-        ConversionError: TF-TRT converts one of the graph's operations into nothing.
+        ConversionError: TF-TRT converts no part of the graph, or the TensorFlow on the board cannot read it.
         UserError: an option is out of range.
     """
     for name, least in _LEAST.items():
         if (value := getattr(options, name)) < least:
             raise UserError(f"The option {name} of {NAME} is {value}. It must be {least} or more.")
+    if options.tensorflow not in operations.versions():
+        known = ", ".join(operations.versions())
+        raise UserError(f"The option tensorflow of {NAME} is {options.tensorflow!r}. It must be one of {known}.")
     graph_def = graph.graph_def()
     attr = reading.placeholder(graph_def, graph.path).attr
     attr["shape"].shape.dim[0].size = options.batch or -1
     attr[reading.CONTRACT_ATTRIBUTE].s = json.dumps(graph.contract.to_json(), ensure_ascii=False).encode()
-    if variant != "frozen":
-        graph_def = engine.write(
-            graph_def,
-            precision=variant.upper(),
-            classes=len(graph.contract.labels),
+    precision, _, dialect = variant.partition("-")
+    if precision != "frozen":
+        settings = engine.Settings(
+            precision=precision.upper(),
             workspace_bytes=options.workspace_bytes,
             max_cached_engines=options.max_cached_engines,
+            minimum_segment_size=options.minimum_segment_size,
         )
-    path = out_dir / f"{graph.contract.name}-{variant}.pb"
-    files.write_bytes(path, graph_def.SerializeToString(deterministic=True))
+        graph_def = engine.write(graph_def, settings)
+    if unknown := operations.unknown([*graph_def.node, *reading.segment_nodes(graph_def)], options.tensorflow):
+        known = ", ".join(operations.versions())
+        raise ConversionError(
+            f"{'; '.join(unknown[:5])}. Build the model without it; or, if no board of yours has that TensorFlow, name "
+            f"the oldest one that has it with --{NAME}-tensorflow ({known})."
+        )
+    path = out_dir / f"{graph.contract.name}-{variant}{'' if dialect else '.pb'}"
+    if dialect:
+        saved_model.write(graph_def, path, options.tensorflow, (options.batch or None, len(graph.contract.labels)))
+    else:
+        files.write_bytes(path, graph_def.SerializeToString(deterministic=True))
     return path
 
 
 def inspect(path: Path) -> Facts:
-    """Read a frozen graph, with or without engines. Raises ModelError when it is neither, or is damaged."""
+    """Read a frozen graph, anybody's, with or without engines. Raises ModelError when it is none, or is damaged."""
     graph_def = reading.read(path)
     contract = reading.carried_contract(graph_def, path)
+    inputs, outputs = reading.interface(graph_def, path)
     segment = reading.segment_nodes(graph_def)
     outer_ops = Counter(node.op for node in graph_def.node)
     segment_ops = Counter(node.op for node in segment)
-    engines = engine.find(graph_def)
-    notes: dict[str, Any] = {"nodes": len(graph_def.node), "engines": len(engines)}
-    if engines:
-        attr = engines[0].attr
+    notes: dict[str, Any] = {"nodes": len(graph_def.node), "engines": outer_ops[engine.OP]}
+    if engines := engine.find(graph_def):
         notes |= {
             "outer_ops": dict(sorted(outer_ops.items())),
             "segment_nodes": len(segment),
+            "segment_operations": [sum(node.op != "Const" for node in nodes) for nodes in reading.segments(graph_def)],
             "segment_ops": dict(sorted(segment_ops.items())),
-            "precision": attr["precision_mode"].s.decode(errors="replace"),
-            "built_on_device": attr["_allow_build_at_runtime"].b and not attr["static_engine"].b,
-            "workspace_bytes": attr["workspace_size_bytes"].i,
-            "max_cached_engines": attr["max_cached_engines_count"].i,
+            "precision": "/".join(sorted({_text(each, "precision_mode") for each in engines})),
+            "built_on_device": all(
+                each.attr["_allow_build_at_runtime"].b and not each.attr["static_engine"].b for each in engines
+            ),
+            "workspace_bytes": max(each.attr["workspace_size_bytes"].i for each in engines),
+            "max_cached_engines": max(each.attr["max_cached_engines_count"].i for each in engines),
         }
+    if found := reading.more_than_arithmetic(graph_def):
+        notes["does_more_than_compute"] = found
+    nodes = [*graph_def.node, *segment]
+    notes["oldest_tensorflow"] = next(
+        (version for version in operations.versions() if not operations.unknown(nodes, version)), None
+    )
     return Facts(
-        inputs=(reading.input_facts(graph_def, path),),
-        outputs=(reading.output_facts(graph_def, path),),
+        inputs=inputs,
+        outputs=outputs,
         ops=dict(sorted((outer_ops + segment_ops).items())),
-        weights=reading.weights([*graph_def.node, *segment]),
+        weights=reading.weights(nodes),
         labels=contract.labels if contract else None,
         contract=contract,
-        parts=constants([*graph_def.node, *segment]),
+        parts=constants(nodes),
         notes=notes,
     )
 
 
 def broken_claims(variant: str, facts: Facts, contract: Contract | None) -> list[str]:
-    """``fp32`` and ``fp16``: one engine of that precision, built on the board, and nothing beside; ``frozen``: none."""
+    """``fp32``, ``fp16``: engines of that precision, which a board builds, hold most operations; ``frozen``: none."""
     broken = carried_claims(facts, contract)
     if contract is not None:
         image = contract.image
-        for tensors, shape in (
-            (facts.inputs, (image.height, image.width, 3)),
-            (facts.outputs, (len(contract.labels),)),
+        for tensors, name, shape in (
+            (facts.inputs, INPUT, (image.height, image.width, 3)),
+            (facts.outputs, OUTPUT, (len(contract.labels),)),
         ):
-            if [(tensor.dtype, tensor.shape[1:]) for tensor in tensors] != [("float32", shape)]:
-                found = f"{tensors[0].name} is {tensors[0].dtype} {tensors[0].shape}"
-                broken.append(f"{found}, not float32 {(None, *shape)}")
-    if set(facts.weights) != {"float32"}:
-        broken.append(f"its weights are {', '.join(facts.weights) or 'missing'}, not float32")
+            if [(tensor.name, tensor.dtype, tensor.shape[1:]) for tensor in tensors] != [(name, "float32", shape)]:
+                found = ", ".join(f"{tensor.name} {tensor.dtype} {tensor.shape}" for tensor in tensors) or "nothing"
+                broken.append(f"it has {found} in the place of {name} float32 {(None, *shape)}")
+        if set(facts.weights) != {"float32"}:
+            broken.append(f"its weights are {', '.join(facts.weights) or 'missing'}, not float32")
     notes = facts.notes
-    engines = 0 if variant == "frozen" else 1
-    if notes["engines"] != engines:
-        return [*broken, f"it has {notes['engines']} operations {engine.OP}, not {engines}"]
-    if variant == "frozen":
-        return broken
-    if notes["precision"] != variant.upper():
-        broken.append(f"its engine computes in {notes['precision']}, not {variant.upper()}")
-    if notes["outer_ops"] != {"Identity": 1, "Placeholder": 1, engine.OP: 1}:
-        broken.append(f"it has operations outside its engine: {notes['outer_ops']}")
-    if foreign := sorted(set(notes["segment_ops"]) - engine.CONVERTIBLE):
+    if more := notes.get("does_more_than_compute"):
+        broken.append(f"it does more than compute: {', '.join(more)}")
+    precision = variant.partition("-")[0]
+    if precision == "frozen" or not notes["engines"]:
+        wrong = (precision == "frozen") == bool(notes["engines"])
+        return [*broken, f"it has {notes['engines']} engines (operations {engine.OP})"] if wrong else broken
+    if notes["precision"] != precision.upper():
+        broken.append(f"its engines compute in {notes['precision']}, not {precision.upper()}")
+    outside = sum(notes["outer_ops"].values()) - sum(notes["outer_ops"].get(op, 0) for op in _NO_OPERATIONS)
+    if outside > (within := sum(notes["segment_operations"])):
+        broken.append(f"{outside} operations are outside its engines, and {within} within")
+    if foreign := sorted(set(notes["segment_ops"]) - segments.TAKEN):
         broken.append(f"TF-TRT converts no {', '.join(foreign)}")
     if not notes["built_on_device"]:
-        broken.append("its engine is not one that a board builds itself")
+        broken.append("its engines are none that a board builds itself")
     return broken
 
 
 def runner(path: Path, contract: Contract, threads: int = 1) -> GraphRunner:
-    """Open a graph in a TensorFlow session on the CPU. Of an engine, it is the native segment that runs."""
+    """Open a graph in a TensorFlow session on the CPU. Of engines, it is the native segments that run."""
     import tensorflow as tf
 
-    graph_def = reading.read(path)
-    batch = reading.input_facts(graph_def, path).shape[0]
+    graph_def = reading.read_runnable(path)
+    batch = reading.placeholder(graph_def, path).attr["shape"].shape.dim[0].size
     executes, untimed = f"TensorFlow {tf.__version__}", None
     for found in engine.find(graph_def):
         engine.swap_for_native_segment(found)
-        executes = f"native segment of the TF-TRT engine in TensorFlow {tf.__version__} (no TensorRT here)"
-        untimed = "the engine is built and run by TensorRT on an NVIDIA board; here its operations run one by one"
+        executes = f"native segments of the TF-TRT engines in TensorFlow {tf.__version__} (no TensorRT here)"
+        untimed = "the engines are built and run by TensorRT on an NVIDIA board; here their operations run one by one"
     config = tf.compat.v1.ConfigProto(
         device_count={"GPU": 0}, intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1
     )
@@ -160,7 +192,11 @@ def runner(path: Path, contract: Contract, threads: int = 1) -> GraphRunner:
         session = tf.compat.v1.Session(graph=graph, config=config)
     except (ValueError, KeyError, TypeError, tf.errors.OpError) as problem:
         raise ModelError(f"{path} is damaged: TensorFlow {tf.__version__} cannot import it ({problem}).") from None
-    return GraphRunner(session, batch, len(contract.labels), executes, untimed)
+    return GraphRunner(session, batch if batch > 0 else None, len(contract.labels), executes, untimed)
+
+
+def _text(node: Any, attribute: str) -> str:
+    return str(node.attr[attribute].s.decode(errors="replace"))
 
 
 class GraphRunner:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
+import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +18,12 @@ from leafport.classifier import Classifier
 from leafport.contract import Contract, ImageInput
 from leafport.export import graph
 from leafport.export.graph import ServingGraph
-from leafport.targets import registry
+from leafport.targets import registry, tftrt
+from leafport.targets.tftrt import operations
 from leafport.training import heads
-from leafport.training.backbones import BACKBONES, Network, build
+from leafport.training.backbones import AVERAGE, BACKBONES, Network, build
 from leafport.training.heads import ACTIVATIONS, Head
+from tests import environments
 
 SIZE = 64
 TOLERANCE = 1e-3  # Untrained networks amplify rounding; a wrong operation shows in the first digit.
@@ -44,6 +49,13 @@ TARGETS = {
     **dict.fromkeys(("resnet101", "vgg16", "mobilenet", "mobilenetv3large"), ()),
     "mobilenetv3small": (*EVERYWHERE, "coreml-neuralnetwork"),  # Gates, which old devices must know too.
 }
+HEADS = {
+    "gap": Head(units=(8,)),
+    "dense": Head("dense", units=(8,)),
+    "conv": Head("conv", filters=8, blocks=2),
+    "residual": Head("residual", filters=8),
+}
+ON_A_BOARD = Path(__file__).resolve().parents[1] / "on_a_board.py"
 PREACTIVATIONS = {"resnet50v2": 17}
 """Normalisations that follow no convolution, and cannot be folded."""
 
@@ -79,7 +91,9 @@ def ripen(network: Network, pixels: np.ndarray) -> Classifier:
     spread = logits.std(axis=0)
     last.set_weights([np.asarray(last.kernel) / spread, -logits.mean(axis=0) / spread])
     image = ImageInput(height=SIZE, width=SIZE)
-    contract = Contract(name="plants", task="class", labels=("ash", "birch", "cedar"), image=image)
+    labels = ("ash", "birch", "cedar")[: logits.shape[1]]
+    task = "class" if len(labels) > 2 else "binary"
+    contract = Contract(name="plants", task=task, labels=labels, image=image)
     return Classifier(network.model, contract)
 
 
@@ -124,13 +138,52 @@ def scales_left(built: ServingGraph) -> int:
     return sum(math.prod(dimension.size for dimension in shape.dim) > 3 for shape in factors)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_folds_and_exports(name: str, tmp_path: Path) -> None:
+def backbone(name: str, folder: Path) -> tuple[Classifier, ServingGraph]:
+    return prepared(new(name), folder)
+
+
+def with_head(kind: str, folder: Path, *, classes: int = 3) -> tuple[Classifier, ServingGraph]:
+    return prepared(new("small", HEADS[kind], classes), folder)
+
+
+def with_every_activation(folder: Path) -> tuple[Classifier, ServingGraph]:
+    """One head with a layer for each, one after the other as a head has them."""
+    import keras
+
+    network = new("small", Head(units=(12,) * len(ACTIVATIONS)))
+    for number, activation in enumerate(ACTIVATIONS, 1):
+        network.model.get_layer(f"dense{number}").activation = keras.activations.get(activation)
+    return prepared(network, folder)
+
+
+def new(name: str, head: Head = AVERAGE, classes: int = 3) -> Network:
     import keras
 
     keras.utils.set_random_seed(0)
-    classifier = ripen(build(name, classes=3, image_size=SIZE, weights="none"), pictures(0, 16))
-    built = graph.build(classifier, tmp_path)
+    return build(name, classes=classes, image_size=SIZE, weights="none", head=head)
+
+
+def prepared(network: Network, folder: Path) -> tuple[Classifier, ServingGraph]:
+    classifier = ripen(network, pictures(0, 16))
+    return classifier, graph.build(classifier, folder)
+
+
+@pytest.fixture(scope="module")
+def for_boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each test leaves its network's graphs for boards, and what they must say."""
+    return tmp_path_factory.mktemp("boards")
+
+
+def keep_for_boards(name: str, classifier: Classifier, built: ServingGraph, folder: Path) -> None:
+    (folder / name).mkdir()
+    np.save(folder / name / "expected.npy", classifier.predict(pictures(1, 6)))
+    for variant in ("frozen", "fp16"):
+        tftrt.convert(built, variant, folder / name, tftrt.Options(minimum_segment_size=1))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_folds_and_exports(name: str, tmp_path: Path, for_boards: Path) -> None:
+    classifier, built = backbone(name, tmp_path)
     facts = graph.read_facts(tmp_path)
     ops = Counter(facts["ops"])
     assert facts["operations"] <= OPERATIONS[name]
@@ -139,28 +192,51 @@ def test_every_backbone_folds_and_exports(name: str, tmp_path: Path) -> None:
     assert ops["BiasAdd"] >= ops["Conv2D"] + ops["DepthwiseConv2dNative"]
     assert scales_left(built) == PREACTIVATIONS.get(name, 0)
     check(classifier, built, TARGETS.get(name, EVERYWHERE), tmp_path)
+    keep_for_boards(name, classifier, built, for_boards)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_head_exports(kind: str, tmp_path: Path, for_boards: Path) -> None:
+    classifier, built = with_head(kind, tmp_path)
+    check(classifier, built, (*EVERYWHERE, "tflite-int8"), tmp_path)
+    keep_for_boards(kind, classifier, built, for_boards)
+
+
+def test_every_activation_exports(tmp_path: Path, for_boards: Path) -> None:
+    classifier, built = with_every_activation(tmp_path)
+    check(classifier, built, (*EVERYWHERE, "tflite-int8"), tmp_path)
+    keep_for_boards("activations", classifier, built, for_boards)
 
 
 @pytest.mark.parametrize(
-    "head",
-    [Head(units=(8,)), Head("dense", units=(8,)), Head("conv", filters=8, blocks=2), Head("residual", filters=8)],
-    ids=heads.KINDS,
+    "name",
+    [
+        pytest.param(f"tensorflow-{version}", marks=pytest.mark.environment(f"tensorflow-{version}"))
+        for version in operations.versions()
+    ],
 )
-def test_every_head_exports(head: Head, tmp_path: Path) -> None:
-    import keras
-
-    keras.utils.set_random_seed(0)
-    classifier = ripen(build("small", classes=3, image_size=SIZE, weights="none", head=head), pictures(0, 16))
-    check(classifier, graph.build(classifier, tmp_path), (*EVERYWHERE, "tflite-int8"), tmp_path)
-
-
-def test_every_activation_exports(tmp_path: Path) -> None:
-    """One head with a layer for each, one after the other as a head has them."""
-    import keras
-
-    keras.utils.set_random_seed(0)
-    network = build("small", classes=3, image_size=SIZE, weights="none", head=Head(units=(12,) * len(ACTIVATIONS)))
-    for number, activation in enumerate(ACTIVATIONS, 1):
-        network.model.get_layer(f"dense{number}").activation = keras.activations.get(activation)
-    classifier = ripen(network, pictures(0, 16))
-    check(classifier, graph.build(classifier, tmp_path), (*EVERYWHERE, "tflite-int8"), tmp_path)
+def test_every_network_runs_in_the_tensorflows_of_boards(name: str, for_boards: Path, tmp_path: Path) -> None:
+    """Every operation and attribute is known there, and an engine's native segment says what the frozen graph says."""
+    python = environments.required(name)
+    makers: dict[str, Callable[[Path], tuple[Classifier, ServingGraph]]] = {
+        **{each: functools.partial(backbone, each) for each in BACKBONES},
+        **{kind: functools.partial(with_head, kind) for kind in HEADS},
+        **{f"binary-{kind}": functools.partial(with_head, kind, classes=2) for kind in HEADS},
+        "activations": with_every_activation,
+    }
+    for case, maker in makers.items():  # Those that no test above has left.
+        if not (for_boards / case).is_dir():
+            keep_for_boards(case, *maker(tmp_path / case), for_boards)
+    np.save(tmp_path / "pixels.npy", pictures(1, 6))
+    paths = [for_boards / case / f"plants-{variant}.pb" for case in makers for variant in ("frozen", "fp16")]
+    command = [str(python), str(ON_A_BOARD), str(tmp_path / "pixels.npy"), *map(str, paths)]
+    finished = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    found = [json.loads(line) for line in finished.stdout.splitlines() if line.startswith("{")]
+    assert [row["unknown"] for row in found] == [[]] * len(paths)
+    for case, frozen, fp16 in zip(makers, found[::2], found[1::2], strict=True):
+        assert (frozen["engines"], fp16["engines"] > 0) == (0, True), case
+        frozen_says, engines_say = (np.load(for_boards / case / f"plants-{v}.pb.npy") for v in ("frozen", "fp16"))
+        np.testing.assert_array_equal(engines_say, frozen_says, err_msg=case)
+        expected = np.load(for_boards / case / "expected.npy")
+        np.testing.assert_allclose(frozen_says, expected, atol=TOLERANCE, err_msg=case)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import zlib
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,34 +17,16 @@ from leafport.errors import ConversionError, ModelError, UserError
 from leafport.export import graph
 from leafport.export.graph import ServingGraph
 from leafport.targets import tftrt
-from leafport.targets.tftrt import engine
-from tests import environments
+from leafport.targets.tftrt import engine, operations, reading
+from tests import environments, tensorflow_operations
 
-ENGINES = ("fp32", "fp16")
+ENGINES = ("fp32", "fp16", "fp32-savedmodel", "fp16-savedmodel")
 
-# Runs in an old TensorFlow: imports each graph as it is, then runs it with its engines' native segments instead.
-IMPORT_AND_RUN = """
-import sys
-import numpy as np, tensorflow as tf
-pixels, *graphs = sys.argv[1:]
-for path in graphs:
-    graph_def = tf.compat.v1.GraphDef.FromString(open(path, "rb").read())
-    with tf.Graph().as_default() as imported:
-        tf.import_graph_def(graph_def, name="")
-    print([operation.type for operation in imported.get_operations()])
-    for node in graph_def.node:
-        if node.op == "TRTEngineOp":
-            copy = type(node)(); copy.CopyFrom(node)
-            node.Clear()
-            node.name, node.op = copy.name, "PartitionedCall"
-            node.input.extend(copy.input)
-            for ours, theirs in (("Tin", "InT"), ("Tout", "OutT"), ("f", "segment_func")):
-                node.attr[ours].CopyFrom(copy.attr[theirs])
-    with tf.Graph().as_default() as runnable:
-        tf.import_graph_def(graph_def, name="")
-    with tf.compat.v1.Session(graph=runnable) as session:
-        np.save(path + ".npy", session.run("probabilities:0", {"image:0": np.load(pixels).astype("float32")}))
-"""
+TENSORFLOWS = [
+    pytest.param(f"tensorflow-{version}", marks=pytest.mark.environment(f"tensorflow-{version}"))
+    for version in operations.versions()
+]
+ON_A_BOARD = Path(__file__).resolve().parents[1] / "on_a_board.py"
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +36,15 @@ def written(serving_graph: ServingGraph, tmp_path_factory: pytest.TempPathFactor
 
 
 def tiny_graph(folder: Path, activation: str) -> ServingGraph:
+    """Convolution, activation, pooling, dense layer."""
     inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(4, 3, activation=activation)(inputs)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
+    x = keras.layers.Conv2D(4, 3)(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Activation(activation)(x))
+    return tiny(folder, inputs, keras.layers.Dense(2, activation="softmax")(x))
+
+
+def tiny(folder: Path, inputs: Any, outputs: Any) -> ServingGraph:
+    model = keras.Model(inputs, outputs)
     contract = Contract(name="tiny", task="class", labels=("a", "b"), image=ImageInput(height=8, width=8))
     return graph.build(Classifier(model, contract), folder)
 
@@ -76,10 +66,10 @@ def test_a_written_file_keeps_its_claims(variant: str, written: dict[str, Path],
     assert facts.contract == classifier.contract
     assert facts.inputs[0].shape == (None, 32, 32, 3)
     assert facts.outputs[0].shape == (None, 3)
-    assert written[variant].name == f"shapes-{variant}.pb"
+    assert written[variant].name == f"shapes-{variant}" + ("" if variant.endswith("savedmodel") else ".pb")
 
 
-@pytest.mark.parametrize("variant", ENGINES)
+@pytest.mark.parametrize("variant", ["fp32", "fp16"])
 def test_everything_is_inside_one_engine(variant: str, written: dict[str, Path], serving_graph: ServingGraph) -> None:
     facts = tftrt.inspect(written[variant])
     assert facts.notes["engines"] == 1
@@ -91,7 +81,7 @@ def test_everything_is_inside_one_engine(variant: str, written: dict[str, Path],
 
 @pytest.mark.parametrize("variant", ENGINES)
 def test_the_segment_is_laid_out_as_tf_trt_wants_it(variant: str, written: dict[str, Path]) -> None:
-    graph_def = graph.read_graph_def(written[variant])
+    graph_def = reading.read(written[variant])
     (function,) = graph_def.library.function
     (found,) = engine.find(graph_def)
     assert found.attr["segment_func"].func.name == function.signature.name
@@ -113,7 +103,7 @@ def test_a_runner_says_what_it_runs(written: dict[str, Path], classifier: Classi
 
 @pytest.mark.parametrize(
     ("wanted", "actual", "complaint"),
-    [("fp16", "frozen", "0 operations TRTEngineOp"), ("fp16", "fp32", "FP32"), ("frozen", "fp32", "1 operations")],
+    [("fp16", "frozen", "0 engines"), ("fp16", "fp32", "FP32"), ("frozen", "fp32", "1 engines")],
 )
 def test_a_file_under_another_name_is_refused(
     wanted: str, actual: str, complaint: str, written: dict[str, Path], classifier: Classifier
@@ -151,12 +141,101 @@ def test_options_out_of_range_are_refused(wrong: dict[str, int], serving_graph: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_operation_tf_trt_does_not_convert_is_named(tmp_path: Path) -> None:
-    refused = tiny_graph(tmp_path / "graph", "gelu")
-    with pytest.raises(ConversionError, match="Erf"):
-        tftrt.convert(refused, "fp16", tmp_path, tftrt.Options())
-    assert not (tmp_path / "tiny-fp16.pb").exists()
-    assert tftrt.inspect(tftrt.convert(refused, "frozen", tmp_path, tftrt.Options())).notes["engines"] == 0
+def test_an_operation_tf_trt_does_not_convert_stays_between_two_engines(tmp_path: Path) -> None:
+    built = tiny_graph(tmp_path, "gelu")
+    facts = tftrt.inspect(tftrt.convert(built, "fp16", tmp_path, tftrt.Options(minimum_segment_size=1)))
+    assert facts.notes["engines"] == 2
+    assert "Erfc" in facts.notes["outer_ops"]
+    assert "Erfc" not in facts.notes["segment_ops"]
+    assert tftrt.broken_claims("fp16", facts, built.contract) == []
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    frozen = tftrt.convert(built, "frozen", tmp_path, tftrt.Options())
+    said = [tftrt.runner(tmp_path / f"tiny-{v}.pb", built.contract).predict(pixels) for v in ("frozen", "fp16")]
+    assert tftrt.inspect(frozen).notes["engines"] == 0
+    np.testing.assert_array_equal(said[0], said[1])
+
+
+def test_a_branch_around_a_native_operation_meets_it_in_the_second_engine(tmp_path: Path) -> None:
+    """What a native operation gives goes with what the first engine gives, and no engine waits for itself."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3)(inputs)
+    gate = keras.layers.Activation("gelu")(keras.layers.Conv2D(4, 1)(x))
+    x = keras.layers.Multiply()([keras.layers.Activation("relu")(x), gate])
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, activation="relu")(x))
+    built = tiny(tmp_path, inputs, keras.layers.Dense(2, activation="softmax")(x))
+    path = tftrt.convert(built, "fp32", tmp_path, tftrt.Options(minimum_segment_size=1))
+    facts = tftrt.inspect(path)
+    assert facts.notes["engines"] == 2
+    found = engine.find(reading.read(path))
+    assert sorted(len(each.attr["InT"].list.type) > 1 for each in found) == [False, True]
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    frozen = tftrt.convert(built, "frozen", tmp_path, tftrt.Options())
+    said = [tftrt.runner(each, built.contract).predict(pixels) for each in (path, frozen)]
+    np.testing.assert_array_equal(said[0], said[1])
+
+
+def segment_sizes(built: ServingGraph, minimum: int) -> list[int]:
+    path = tftrt.convert(built, "fp16", built.path.parent, tftrt.Options(minimum_segment_size=minimum))
+    sizes: list[int] = tftrt.inspect(path).notes["segment_operations"]
+    return sizes
+
+
+def test_segments_that_are_too_small_stay_native(tmp_path: Path) -> None:
+    built = tiny_graph(tmp_path, "gelu")
+    sizes = segment_sizes(built, 1)
+    assert sizes[0] != sizes[1]
+    assert segment_sizes(built, max(sizes)) == [max(sizes)]
+    with pytest.raises(ConversionError, match="at least 99"):
+        tftrt.convert(built, "fp16", tmp_path, tftrt.Options(minimum_segment_size=99))
+
+
+@pytest.mark.parametrize("version", operations.versions())
+def test_the_table_of_operations_knows_what_a_tensorflow_lacks(version: str, serving_graph: ServingGraph) -> None:
+    nodes = list(serving_graph.graph_def().node)
+    assert operations.unknown(nodes, version) == []
+    pool = next(node for node in nodes if node.op == "Conv2D")
+    pool.op = "MaxPool"
+    del pool.attr["strides"]
+    pool.attr["padding"].s = b"EXPLICIT"
+    pool.attr["surprise"].i = 3
+    complaints = " ".join(operations.unknown(nodes, version))
+    assert "no attribute surprise" in complaints
+    assert "needs the attribute ksize" in complaints
+    assert ("cannot be EXPLICIT" in complaints) == (version == "1.15")
+    pool.op = "Conv9D"
+    assert f"TensorFlow {version} has no operation Conv9D" in " ".join(operations.unknown(nodes, version))
+
+
+def test_what_an_old_tensorflow_cannot_read_is_not_written(serving_graph: ServingGraph, tmp_path: Path) -> None:
+    graph_def = serving_graph.graph_def()
+    next(node for node in graph_def.node if node.op == "Softmax").op = "Erfinv"
+    path = tmp_path / "newer.pb"
+    path.write_bytes(graph_def.SerializeToString())
+    newer = ServingGraph(path, serving_graph.contract)
+    with pytest.raises(ConversionError, match=r"TensorFlow 1\.15 has no operation Erfinv"):
+        tftrt.convert(newer, "frozen", tmp_path, tftrt.Options())
+    assert [each.name for each in tmp_path.iterdir()] == ["newer.pb"]
+    written = tftrt.convert(newer, "frozen", tmp_path, tftrt.Options(tensorflow="2.13"))
+    assert tftrt.inspect(written).notes["oldest_tensorflow"] == "2.7"
+    with pytest.raises(UserError, match=r"2\.14"):
+        tftrt.convert(newer, "frozen", tmp_path, tftrt.Options(tensorflow="2.14"))
+
+
+def test_anybodys_graph_is_inspected(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    with tf.Graph().as_default() as foreign:
+        photo = tf.compat.v1.placeholder(tf.float32, (1, 4, 4, 3), "input_1")
+        name = tf.io.read_file(tf.constant("/etc/hostname"))
+        tf.nn.softmax(tf.reshape(photo, (1, 48)), name="Identity")
+        tf.strings.length(name, name="length")
+    path = tmp_path / "theirs.pb"
+    path.write_bytes(foreign.as_graph_def().SerializeToString())
+    facts = tftrt.inspect(path)
+    assert [tensor.name for tensor in facts.inputs] == ["input_1"]
+    assert [(tensor.name, tensor.shape) for tensor in facts.outputs] == [("Identity", (1, 48)), ("length", ())]
+    assert facts.ops["Softmax"] == 1
+    assert "does more than compute: Const, ReadFile" in " ".join(tftrt.broken_claims("frozen", facts, None))
 
 
 @pytest.mark.parametrize("variant", ["frozen", "fp16"])
@@ -200,23 +279,28 @@ def test_a_graph_that_does_more_than_compute_is_not_run(
         tftrt.runner(path, classifier.contract)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.environment(name)) for name in ("tensorflow-2.17", "tensorflow-1.15")],
-)
-def test_tensorflow_with_tf_trt_imports_the_graphs(
+@pytest.mark.parametrize("name", TENSORFLOWS)
+def test_the_tensorflows_of_boards_run_the_graphs(
     name: str, written: dict[str, Path], tmp_path: Path, classifier: Classifier, pixels: np.ndarray
 ) -> None:
     python = environments.required(name)
     np.save(tmp_path / "pixels.npy", pixels)
-    paths = {variant: tmp_path / f"{variant}.pb" for variant in written}
-    for variant, path in paths.items():
-        path.write_bytes(written[variant].read_bytes())
-    command = [str(python), "-c", IMPORT_AND_RUN, str(tmp_path / "pixels.npy"), *map(str, paths.values())]
-    finished = subprocess.run(command, text=True, capture_output=True, check=False)
+    for path in written.values():
+        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, tmp_path / path.name)
+    command = [str(python), str(ON_A_BOARD), "pixels.npy", *(path.name for path in written.values())]
+    finished = subprocess.run(command, text=True, capture_output=True, check=False, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr[-2000:]
-    assert finished.stdout.count("'TRTEngineOp'") == len(ENGINES)
-    said = {variant: np.load(f"{path}.npy") for variant, path in paths.items()}
+    found = [json.loads(line) for line in finished.stdout.splitlines() if line.startswith("{")]
+    assert [row["engines"] for row in found] == [int(variant != "frozen") for variant in written]
+    assert [row["unknown"] for row in found] == [[]] * len(written)
+    said = {variant: np.load(tmp_path / f"{path.name}.npy") for variant, path in written.items()}
     np.testing.assert_allclose(said["frozen"], classifier.predict(pixels), atol=1e-5)
     for variant in ENGINES:
         np.testing.assert_array_equal(said[variant], said["frozen"])
+
+
+@pytest.mark.environment("tensorflow-1.15")
+def test_the_table_of_operations_is_what_the_tensorflows_say(tmp_path: Path) -> None:
+    for version in tensorflow_operations.VERSIONS:
+        environments.required(f"tensorflow-{version}")
+    assert tensorflow_operations.table(tmp_path) == json.loads(tensorflow_operations.TABLE.read_text())

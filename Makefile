@@ -31,7 +31,7 @@ check: setup types
 types: setup
 	@rm -rf build/types && mkdir -p build/types/leafport
 	@ln -s $(foreach path,$(wildcard $(CURDIR)/leafport/*),$(path)) build/types/leafport/
-	@ln -s $(foreach name,export training targets benchmarks,$(CURDIR)/$(name)) build/types/leafport/
+	@ln -s $(foreach name,export training targets benchmarks sample_apps,$(CURDIR)/$(name)) build/types/leafport/
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p leafport
 
 format: setup

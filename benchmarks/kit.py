@@ -16,30 +16,45 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from leafport import __version__, files, process
+from leafport import __version__, files, process, sample_apps
 from leafport.benchmarks import bench
 from leafport.benchmarks.bench import Candidate
 from leafport.benchmarks.photographs import Progress, choose, decode
 from leafport.benchmarks.report import ContractRecord
 from leafport.classifier import Classifier
 from leafport.errors import OutputError, TargetError
+from leafport.export import manifest as manifests
 
 SHARED = ("timing.py", "figures.py")
 
 
 @dataclass(frozen=True)
 class Kit:
-    """A kind of kit: the target whose files it measures, its program, and a text on how to use it."""
+    """A kind of kit.
 
-    target: str
+    Attributes:
+        artifacts: targets or artifacts that it can measure.
+        source, program: its program, here and under the name it has in the kit.
+        where: the machine it is for, as people say it.
+        readme: how to use it, where no app says so.
+        app: the sample app that it is a part of.
+    """
+
+    artifacts: tuple[str, ...]
+    source: str
     program: str
-    readme: str
+    where: str
+    readme: str = ""
+    app: str | None = None
 
 
 KITS: Mapping[str, Kit] = {
+    "tx2": Kit(sample_apps.APPS["tx2"].artifacts, "tx2.py", "bench.py", "the board", app="tx2"),
     "macos": Kit(
-        "coreml",
+        ("coreml",),
         "macos.py",
+        "measure.py",
+        "a Mac",
         "# Measure {name} on a Mac\n\n"
         "    python3 -m pip install coremltools numpy pillow\n"
         "    python3 measure.py\n\n"
@@ -47,7 +62,7 @@ KITS: Mapping[str, Kit] = {
         "with each of them. Where leafport is, `leafport report report.json --out REPORT` makes a page of it, and\n"
         "merges it with reports of other machines.\n\n"
         "The photographs in this folder are yours: give it to nobody who should not have them.\n",
-    )
+    ),
 }
 
 
@@ -76,11 +91,11 @@ def write(
     if out.exists():
         raise OutputError(f"{out} is there already. Name another folder, or remove it.")
     kit = KITS[kind]
-    subject = bench.exported(exports, artifacts or [kit.target], classifier)
+    subject = bench.exported(exports, artifacts or _there(kit, exports), classifier)
     contract, (keras, *candidates) = subject.contract, subject.candidates
     for one in candidates:
-        if one.head["target"] != kit.target:
-            raise TargetError(f"A {kind} kit measures {kit.target} files; {one.head['name']} is none.")
+        if not {one.head["target"], one.head["name"]} & set(kit.artifacts):
+            raise TargetError(f"A {kind} kit measures {', '.join(kit.artifacts)}; {one.head['name']} is none of them.")
         if one.path is None:
             raise TargetError(f"{one.head['name']} cannot go into a kit: {one.head['invalid_reason']}.")
     photographs = choose(data, subject.splits, contract, limit=limit, progress=progress)
@@ -108,9 +123,21 @@ def write(
         kits = resources.files("leafport.benchmarks.kits")
         for name in SHARED:
             (staging / name).write_bytes((kits / name).read_bytes())
-        (staging / "measure.py").write_bytes((kits / kit.program).read_bytes())
-        (staging / "README.md").write_text(kit.readme.format(name=contract.name), encoding="utf-8")
-    return out / "measure.py"
+        (staging / kit.program).write_bytes((kits / kit.source).read_bytes())
+        if kit.app:
+            sample_apps.fill(kit.app, exports, staging)
+        else:
+            (staging / "README.md").write_text(kit.readme.format(name=contract.name), encoding="utf-8")
+    return out / kit.program
+
+
+def _there(kit: Kit, exports: Path) -> list[str]:
+    """Which of the artifacts that a kit measures an export has."""
+    made = manifests.read(exports).artifacts
+    wanted = [name for name in made if made[name].path and {name, made[name].target} & set(kit.artifacts)]
+    if not wanted:
+        raise TargetError(f"{exports} has none of {', '.join(kit.artifacts)}: export one for this kit.")
+    return wanted
 
 
 def answers(run: str, pixels: str, out: str) -> None:

@@ -32,7 +32,12 @@ class _Record(BaseModel):
 
 
 class Machine(_Record):
-    """Where it was measured. ``busy`` is the share of its processors that other work used just before."""
+    """Where it was measured.
+
+    Attributes:
+        busy: the share of its processors that other work used just before.
+        state: what a board's own tools say of its power mode, clocks and heat.
+    """
 
     cpu: str
     cores: int = Field(ge=1)
@@ -40,6 +45,7 @@ class Machine(_Record):
     os: str
     python: str | None = None
     busy: Share | None = None
+    state: tuple[str, ...] = ()
 
 
 class ContractRecord(_Record):

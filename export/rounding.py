@@ -111,6 +111,7 @@ def rounded(
     at_least: int = 0,
     palette: int | None = None,
     fine: float = 0.0,
+    in_turn: bool = False,
 ) -> GraphDef:
     """A copy of a frozen graph with the weights of its layers rounded, and biases to match.
 
@@ -122,6 +123,8 @@ def rounded(
         palette: how many values the weights of a layer may have (``leafport.palette``), but for depthwise ones and
             small ones; None: 8-bit steps.
         fine: the share of the weights whose layers, the smallest, get 8-bit steps all the same.
+        in_turn: whether each layer is refitted to what the rounded ones before it leave of its inputs, which takes as
+            long as all layers take once, for each of them. With palettes it always is.
     """
     from tensorflow.core.framework.graph_pb2 import GraphDef
 
@@ -137,7 +140,7 @@ def rounded(
         count = palette if layer.groups == 1 and layer.size > small else None
         layer.write(*round_group(weights, bias, gram, per_channel=per_channel(layer), palette=count))
 
-    if palette is None:
+    if palette is None and not in_turn:
         grams = _grams(copy, layers, photographs, feed)
         for layer in layers:
             weights, bias = layer.read()

@@ -3,19 +3,18 @@
 Copied into kits. Each function returns a record of the report's JSON.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Callable, Dict, Optional, Tuple  # noqa: F401  # In comments: Python 3.6 reads this.
 
 import numpy as np
 
+_Safety = Dict[str, Any]
 _NORMAL_97_5 = 1.959963984540054
 _STEPS = 60  # Halvings of an interval, after which a float64 has no more digits.
 
 
-def accuracy(probabilities: np.ndarray, kit: dict[str, Any], safety: dict[str, Any] | None) -> dict[str, Any]:
+def accuracy(probabilities, kit, safety):
+    # type: (np.ndarray, Dict[str, Any], Optional[Dict[str, Any]]) -> Dict[str, Any]
     """The report's Accuracy of answers float32 [N, classes].
 
     Args:
@@ -27,7 +26,7 @@ def accuracy(probabilities: np.ndarray, kit: dict[str, Any], safety: dict[str, A
     earlier = np.arange(classes)[None, :] < truth[:, None]
     rank = (probabilities > right).sum(axis=1) + ((probabilities == right) & earlier).sum(axis=1)
     top = {k: float((rank < k).mean()) if k < classes else None for k in (3, 5)}
-    found: dict[str, Any] = {"n": len(truth), "top1": float((rank < 1).mean()), "top3": top[3], "top5": top[5]}
+    found = {"n": len(truth), "top1": float((rank < 1).mean()), "top3": top[3], "top5": top[5]}  # type: Dict[str, Any]
     if safety is None:
         return found
     score = _score(probabilities, kit)
@@ -49,13 +48,8 @@ def accuracy(probabilities: np.ndarray, kit: dict[str, Any], safety: dict[str, A
     }
 
 
-def agreement(
-    reference: np.ndarray,
-    answers: np.ndarray,
-    kit: dict[str, Any],
-    classifier_safety: dict[str, Any] | None,
-    safety: dict[str, Any] | None,
-) -> dict[str, Any]:
+def agreement(reference, answers, kit, classifier_safety, safety):
+    # type: (np.ndarray, np.ndarray, Dict[str, Any], Optional[_Safety], Optional[_Safety]) -> Dict[str, Any]
     """The report's Agreement of ``answers`` with ``reference``, the Keras model's: float32 [N, classes] both."""
     truth = np.array(kit["truth"])
     flips = dangerous = None
@@ -78,28 +72,33 @@ def agreement(
     }
 
 
-def recall_lower_bound(hits: int, positives: int, confidence: float) -> float:
+def recall_lower_bound(hits, positives, confidence):
+    # type: (int, int, float) -> float
     """Clopper and Pearson's one-sided bound: where seeing so many or more has probability 1 - ``confidence``."""
     if hits == 0:
         return 0.0
 
-    def excess(share: float) -> float:
+    def excess(share):
+        # type: (float) -> float
         seen = [math.exp(_log_binomial(k, positives, share)) for k in range(hits, positives + 1)]
         return math.fsum(seen) - (1 - confidence)
 
     return _root(excess, 0.0, 1.0)
 
 
-def _log_binomial(k: int, n: int, share: float) -> float:
+def _log_binomial(k, n, share):
+    # type: (int, int, float) -> float
     """The logarithm of the probability of ``k`` successes in ``n`` trials."""
     ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
     return ways + k * math.log(share) + (n - k) * math.log1p(-share)
 
 
-def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float]:
+def paired_difference(gained, lost, n):
+    # type: (int, int, int) -> Tuple[float, float]
     """Tango's 95 % score interval of (gained - lost) / n; see ``leafport.metrics.paired_difference``."""
 
-    def excess(difference: float, sign: int) -> float:
+    def excess(difference, sign):
+        # type: (float, int) -> float
         linear = (2 * n - gained + lost) * difference - gained - lost
         share = (math.sqrt(linear**2 + 8 * n * lost * difference * (1 - difference)) - linear) / (4 * n)
         variance = n * (2 * share + difference * (1 - difference))
@@ -111,7 +110,8 @@ def paired_difference(gained: int, lost: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
+def _root(function, low, high):
+    # type: (Callable[[float], float], float, float) -> float
     """Where a rising function of one number is 0."""
     for _ in range(_STEPS):
         middle = (low + high) / 2
@@ -119,11 +119,13 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def _score(probabilities: np.ndarray, kit: dict[str, Any]) -> np.ndarray:
+def _score(probabilities, kit):
+    # type: (np.ndarray, Dict[str, Any]) -> np.ndarray
     """How dangerous each photograph looks, as ``Contract.positive_score`` says."""
-    score: np.ndarray = np.minimum(probabilities[:, kit["positive_indices"]].sum(axis=1), 1).astype(np.float64)
-    return score
+    score = probabilities[:, kit["positive_indices"]].sum(axis=1)  # type: np.ndarray
+    return np.asarray(np.minimum(score, 1), np.float64)
 
 
-def _share(part: int, whole: int) -> float | None:
+def _share(part, whole):
+    # type: (int, int) -> Optional[float]
     return part / whole if whole else None

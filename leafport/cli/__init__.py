@@ -29,6 +29,7 @@ VERBS = {
     "verify": "Check an export folder: hashes, contents, answers.",
     "bench": "Measure size, latency, memory, accuracy and safety of every exported file.",
     "report": "Merge benchmark results into one report.",
+    "app": "Write a sample app for a device, with the exported files in it.",
     "predict": "Classify photographs with a classifier or an exported file.",
     "targets": "What can be written and run on this machine, and why not.",
 }

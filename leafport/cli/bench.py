@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--kit",
-    type=click.Choice(["macos"]),
+    type=click.Choice(["macos", "tx2"]),
     help="Measure elsewhere: write a folder with files, photographs and one program that needs no leafport.",
 )
 @lone_file.labels
@@ -129,7 +129,8 @@ def _write_kit(
         program = kit.write(
             kind, exports, data, out, artifacts=artifacts, limit=limit, classifier=classifier, progress=progress
         )
-    terminal.out.print(f"Kit: {out}, to be copied to a Mac. There: python3 {program.name}", markup=False)
+    where = kit.KITS[kind].where
+    terminal.out.print(f"Kit: {out}, to be copied to {where}. There: python3 {program.name}", markup=False)
 
 
 @contextlib.contextmanager

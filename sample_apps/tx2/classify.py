@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Classify photographs on a Jetson TX2, with no network.
+"""Classify photographs, or what a camera sees, on a Jetson TX2, with no network.
 
-    python3 classify.py GRAPH.pb CONTRACT.json IMAGE...
+    python3 classify.py IMAGE...
+    python3 classify.py --camera csi
 
-GRAPH.pb is one of leafport's tftrt artifacts (frozen, fp32, fp16), CONTRACT.json the contract of the classifier it was
-made from. Needs TensorFlow 1.15 or 2.x, numpy and Pillow 6 or later. This file is written in the Python of JetPack 4,
-3.6, and stands alone, so that it can be copied to a board as it is.
+The folder that `leafport app tx2` writes holds all that this needs: graphs and ONNX files in files/, contract.json, and
+golden images, with which it checks itself first. It takes the best file that this machine can run, or the one named
+with --graph. Needs numpy, Pillow 6 or later, and TensorFlow 1.15 or 2.x (with an ONNX file: TensorRT 8.5 or later); a
+camera needs OpenCV, which JetPack brings. Written in the Python of JetPack 4, 3.6.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -20,7 +23,13 @@ from PIL import Image, ImageOps
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # Warnings stay: TF-TRT says in one that it built no engine.
 
+HERE = Path(__file__).resolve().parent
 TOP = 3
+GOLDEN_TOLERANCE, NEAR_TIE = 0.15, 0.05
+CSI = (
+    "nvarguscamerasrc ! video/x-raw(memory:NVMM), width=1280, height=720, framerate=30/1 ! nvvidconv ! "
+    "video/x-raw, format=BGRx ! videoconvert ! video/x-raw, format=BGR ! appsink drop=true max-buffers=1"
+)
 ENGINE_OP = "TRTEngineOp"
 CONTRACT_ATTRIBUTE = "_leafport_contract"
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -36,15 +45,22 @@ class AppError(Exception):
 
 
 class Classifier:
-    """A frozen graph in a session. ``predict`` takes pixels (uint8 [H, W, 3]) and gives probabilities [classes]."""
+    """A frozen graph in a session. ``predict`` takes pixels (uint8 [H, W, 3]) and gives probabilities [classes].
 
-    def __init__(self, graph_path, contract):
+    Engines that build_engines.py has put on the disk are read from there; others TensorRT builds with the first
+    photograph. ``simulate`` runs the native segments of engines instead: the right answers, and nothing of the speed.
+    """
+
+    def __init__(self, graph_path, contract, simulate=False, memory_fraction=None):
         graph_def = read_graph(graph_path, contract)
         import tensorflow as tf
 
         self._errors = tf.errors.OpError
-        self._version = tf.__version__
-        self._engine = any(node.op == ENGINE_OP for node in graph_def.node)
+        self.engines = [node.name for node in graph_def.node if node.op == ENGINE_OP]
+        self.executes = "TensorFlow {}{}".format(tf.__version__, " with TensorRT" if self.engines else "")
+        if self.engines and simulate:
+            self.executes = "native segments in TensorFlow {} (simulated: no TensorRT)".format(tf.__version__)
+            call_native_segments(graph_def)
         graph = tf.Graph()
         try:
             with graph.as_default():
@@ -53,11 +69,24 @@ class Classifier:
             raise self._refused(problem) from None
         config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
         config.gpu_options.allow_growth = True  # The TX2's CPU and GPU share one memory: take only what is needed.
+        if memory_fraction:
+            config.gpu_options.per_process_gpu_memory_fraction = memory_fraction
         self._session = tf.compat.v1.Session(graph=graph, config=config)
         batch = graph.get_tensor_by_name("image:0").shape[0]
         self._batch = getattr(batch, "value", batch) or 1
-        if self._engine:
-            print("TensorRT builds its engine with the first photograph: this takes a while.", file=sys.stderr)
+        if not self.engines or simulate:
+            return
+        stored = engines_folder(graph_path)
+        if all((stored / name).is_file() for name in self.engines):
+            operations = restore_operations(graph, self.engines, stored)
+            try:
+                self._session.run(operations)
+            except tf.errors.OpError as problem:
+                raise self._refused(
+                    problem, "Are the engines of another board or TensorRT? Build them again."
+                ) from None
+        else:
+            print("TensorRT builds its engines with the first photograph: this takes a while.", file=sys.stderr)
 
     def predict(self, pixels):
         fed = np.repeat(pixels[np.newaxis].astype(np.float32), self._batch, axis=0)
@@ -69,10 +98,168 @@ class Classifier:
             raise AppError("The graph gave no probabilities for this photograph: use the fp32 graph.")
         return probabilities
 
-    def _refused(self, problem):
-        advice = "This TensorFlow has no TensorRT: use the frozen graph." if self._engine else "Is the file damaged?"
+    def store_engines(self, graph_path):
+        """Put the engines that were built on the disk; returns their folder."""
+        stored = engines_folder(graph_path)
+        stored.mkdir(parents=True, exist_ok=True)
+        parts = {name: stored / (name + ".part") for name in self.engines}
+        try:
+            self._session.run(store_operations(self._session.graph, parts))
+        except self._errors as problem:
+            raise self._refused(problem) from None
+        for name, part in parts.items():
+            part.replace(stored / name)
+        return stored
+
+    def _refused(self, problem, advice=None):
+        import tensorflow as tf
+
+        usual = "This TensorFlow has no TensorRT: use the frozen graph." if self.engines else "Is the file damaged?"
         words = getattr(problem, "message", "") or str(problem)
-        return AppError(f"TensorFlow {self._version} refuses the graph. {advice} ({words.splitlines()[0]})")
+        first = words.splitlines()[0]
+        return AppError("TensorFlow {} refuses the graph. {} ({})".format(tf.__version__, advice or usual, first))
+
+
+def call_native_segments(graph_def):
+    """Turn each engine, in place, into a call of the function that it would be built from."""
+    for node in graph_def.node:
+        if node.op == ENGINE_OP:
+            engine = type(node)()
+            engine.CopyFrom(node)
+            node.Clear()
+            node.name, node.op = engine.name, "PartitionedCall"
+            node.input.extend(engine.input)
+            for name, engines_name in (("Tin", "InT"), ("Tout", "OutT"), ("f", "segment_func")):
+                node.attr[name].CopyFrom(engine.attr[engines_name])
+
+
+def engines_folder(graph_path):
+    """Where the engines of one graph lie: beside it, under the hash of the file, so that no other graph finds them."""
+    return graph_path.parent / "engines" / hashlib.sha256(graph_path.read_bytes()).hexdigest()[:16]
+
+
+def restore_operations(graph, engines, stored):
+    """Operations that read engines from the disk. TF-TRT looks for an engine under its node's name."""
+    import tensorflow as tf
+    from tensorflow.compiler.tf2tensorrt.ops import gen_trt_ops
+
+    with graph.as_default(), tf.device("/GPU:0"):
+        return [
+            gen_trt_ops.initialize_trt_resource(
+                gen_trt_ops.create_trt_resource_handle(resource_name=name), str(stored / name), 1
+            )
+            for name in engines
+        ]
+
+
+def store_operations(graph, files):
+    """Operations that write built engines to the disk, each by its name to a file."""
+    import tensorflow as tf
+    from tensorflow.compiler.tf2tensorrt.ops import gen_trt_ops
+
+    with graph.as_default(), tf.device("/GPU:0"):
+        return [gen_trt_ops.serialize_trt_resource(name, str(file)) for name, file in files.items()]
+
+
+def has_tensorflow_gpu():
+    """Whether there is a TensorFlow that sees a GPU and knows TF-TRT; None where there is no TensorFlow."""
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return None
+    try:
+        from tensorflow.compiler.tf2tensorrt.ops import gen_trt_ops  # noqa: F401
+    except ImportError:
+        return False
+    return bool(tf.config.experimental.list_physical_devices("GPU"))
+
+
+def tensorrt_alone():
+    """The module that drives TensorRT without TensorFlow, where it lies beside this one and has a TensorRT; or None."""
+    try:
+        import onnx_engine
+    except ImportError:
+        return None
+    return onnx_engine if onnx_engine.available() else None
+
+
+def open_best(folder, contract, graph=None, memory_fraction=None):
+    """The file named, or the best in the folder that this machine runs: engines, else TensorRT alone, else frozen."""
+    if graph is None:
+        on_gpu = has_tensorflow_gpu()
+        wanted = ["-fp16.pb", "-fp32.pb"] if on_gpu else [".onnx"] if tensorrt_alone() else ["-frozen.pb"]
+        found = [path for end in wanted for path in sorted((folder / "files").glob("*" + end))]
+        if not found:
+            raise AppError("There is no {} in {}: name a file with --graph.".format(wanted[0], folder / "files"))
+        graph = found[0]
+    print("Using {}".format(graph.name), file=sys.stderr)
+    return open_file(graph, contract, memory_fraction=memory_fraction)
+
+
+def open_file(path, contract, simulate=False, memory_fraction=None):
+    """The classifier in a .pb or .onnx file."""
+    if path.suffix == ".pb":
+        return Classifier(path, contract, simulate, memory_fraction)
+    tensorrt = tensorrt_alone()
+    if tensorrt is None:
+        raise AppError("{} needs TensorRT 8.5 or later with its Python package, and onnx_engine.py.".format(path.name))
+    try:
+        return tensorrt.OnnxClassifier(path)
+    except (OSError, RuntimeError) as problem:
+        raise AppError(str(problem)) from None
+
+
+def check_golden(folder, classifier, contract):
+    """Refuse a file that names the golden images otherwise than its classifier; returns how many there are."""
+    if not (folder / "golden").is_dir():
+        print("There are no golden images beside contract.json: its answers were not checked.", file=sys.stderr)
+        return 0
+    try:
+        golden = json.loads((folder / "golden" / "golden.json").read_text(encoding="utf-8"))["images"]
+        for record in golden:
+            expected = np.array(record["probabilities"])
+            with Image.open(str(folder / "golden" / record["pixels"])) as image:
+                answers = classifier.predict(np.asarray(image.convert("RGB"), dtype=np.uint8))
+            difference = float(np.abs(answers - expected).max())
+            near_tie = expected.max() - expected[answers.argmax()] < NEAR_TIE
+            if (answers.argmax() != expected.argmax() and not near_tie) or difference > GOLDEN_TOLERANCE:
+                labels = contract["labels"]
+                raise AppError(
+                    "It does not answer as its classifier: of the golden image {} it says {} ({:.3f}), and should say "
+                    "{} ({:.3f}). Use another file.".format(
+                        record["pixels"],
+                        labels[answers.argmax()],
+                        answers.max(),
+                        labels[expected.argmax()],
+                        expected.max(),
+                    )
+                )
+        return len(golden)
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise AppError("The golden images in {} cannot be read: {}.".format(folder / "golden", problem)) from None
+
+
+def camera_frames(source):
+    """Pictures of a camera, PIL images: ``csi`` for the board's own, a number, or a GStreamer pipeline."""
+    try:
+        import cv2
+    except ImportError:
+        raise AppError("A camera needs OpenCV: install JetPack's own (python3-opencv).") from None
+    camera = (
+        cv2.VideoCapture(CSI, cv2.CAP_GSTREAMER)
+        if source == "csi"
+        else cv2.VideoCapture(int(source) if source.isdigit() else source)
+    )
+    if not camera.isOpened():
+        raise AppError("The camera {} does not open.".format(source))
+    try:
+        while True:
+            taken, frame = camera.read()
+            if not taken:
+                raise AppError("The camera {} gives no more pictures.".format(source))
+            yield Image.fromarray(frame[:, :, ::-1])  # OpenCV has blue first.
+    finally:
+        camera.release()
 
 
 def read_graph(path, contract):
@@ -173,31 +360,52 @@ def verdict(probabilities, labels, safety):
     return f"looks like {likeliest}, but do not eat on this app's word ({measured})"
 
 
+def show(name, probabilities, labels, safety):
+    """Print the likeliest labels, and the verdict where there is one."""
+    print(name)
+    for place, index in enumerate(np.argsort(-probabilities, kind="stable")[:TOP], start=1):
+        print("  {}. {:.4f}  {}".format(place, probabilities[index], labels[index]))
+    if safety:
+        print("  " + verdict(probabilities, labels, safety))
+
+
+def watch(source, classifier, rule, labels, safety):
+    """Classify what a camera sees, until it ends or Ctrl-C."""
+    for number, frame in enumerate(camera_frames(source), start=1):
+        show("picture {}".format(number), classifier.predict(fit(frame, rule)), labels, safety)
+        sys.stdout.flush()
+
+
 def main():
-    parser = argparse.ArgumentParser(description="Classify photographs with one of leafport's tftrt graphs.")
-    parser.add_argument("graph", type=Path, metavar="GRAPH.pb")
-    parser.add_argument("contract", type=Path, metavar="CONTRACT.json")
-    parser.add_argument("images", type=Path, metavar="IMAGE", nargs="+")
+    parser = argparse.ArgumentParser(description="Classify photographs with what `leafport app tx2` wrote.")
+    parser.add_argument("images", type=Path, metavar="IMAGE", nargs="*", help="photographs")
+    parser.add_argument("--camera", metavar="SOURCE", help="csi, a number, or a GStreamer pipeline")
+    parser.add_argument("--graph", type=Path, metavar="FILE", help="this .pb or .onnx instead of the best in files/")
+    parser.add_argument("--contract", type=Path, metavar="FILE", help="instead of the one beside this")
+    parser.add_argument("--memory-fraction", type=float, metavar="SHARE", help="most of the GPU's memory to take")
     arguments = parser.parse_args()
+    if bool(arguments.images) == bool(arguments.camera):
+        parser.error("name photographs, or a --camera")
     try:
-        contract, labels, rule = read_contract(arguments.contract)
-        classifier = Classifier(arguments.graph, contract)
+        path = arguments.contract or HERE / "contract.json"
+        contract, labels, rule = read_contract(path)
+        folder = path.parent
+        classifier = open_best(folder, contract, arguments.graph, arguments.memory_fraction)
+        check_golden(folder, classifier, contract)
+        if arguments.camera:
+            watch(arguments.camera, classifier, rule, labels, contract.get("safety"))
     except AppError as problem:
         print(problem, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 0
     unread = 0
     for path in arguments.images:
         try:
-            probabilities = classifier.predict(read_image(path, rule))
+            show(path, classifier.predict(read_image(path, rule)), labels, contract.get("safety"))
         except AppError as problem:
             print(problem, file=sys.stderr)
             unread += 1
-            continue
-        print(path)
-        for place, index in enumerate(np.argsort(-probabilities, kind="stable")[:TOP], start=1):
-            print(f"  {place}. {probabilities[index]:.4f}  {labels[index]}")
-        if contract.get("safety"):
-            print("  " + verdict(probabilities, labels, contract["safety"]))
     return 1 if unread else 0
 
 

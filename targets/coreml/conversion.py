@@ -108,6 +108,7 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
                 at_least=SMALL + 1,
                 palette=2 ** PALETTES[variant] if variant in PALETTES else None,
                 fine=_FINE.get(variant, 0.0),
+                in_turn=variant == "int8",
             )
         try:
             if variant == "neuralnetwork":

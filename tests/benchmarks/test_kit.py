@@ -26,6 +26,7 @@ from leafport.cli.bench import command
 from leafport.contract import Contract, ImageInput, Safety
 from leafport.errors import OutputError, TargetError
 from leafport.export import manifest as manifests
+from tests import environments
 
 FAKE_CORE_ML = """
 import json, sys
@@ -107,6 +108,63 @@ def test_it_measures_and_its_report_merges(written: Path, on_a_mac: Run, exports
     assert "coreml-fp16" in page.read_text()
 
 
+@pytest.fixture(scope="module")
+def for_the_board(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("board") / "kit"
+    result = CliRunner().invoke(command, [str(exports), "--kit", "tx2", "--out", str(out), "--limit", "12"])
+    assert result.exit_code == 0, result.output
+    assert "python3 bench.py" in result.output
+    return out
+
+
+@pytest.mark.parametrize(
+    "name", [None, pytest.param("tensorflow-1.15", marks=pytest.mark.environment("tensorflow-1.15"))]
+)
+def test_a_boards_report_merges_with_the_hosts(
+    name: str | None, for_the_board: Path, exports: Path, tmp_path: Path
+) -> None:
+    """In the board's Python and TensorFlow too. Engines are simulated where there is no GPU, and the report says so."""
+    python = environments.required(name) if name else Path(sys.executable)
+    out = tmp_path / "report.json"
+    program = [str(python), str(for_the_board / "bench.py"), "--out", str(out)]
+    finished = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1, finished.stdout + finished.stderr  # There is no TensorRT for the ONNX file.
+    (report,) = schema.read(out)
+    rows = {row.name: row for row in report.artifacts}
+    assert list(rows) == ["tftrt-frozen", "tftrt-fp32", "tftrt-fp16", "onnx-float32"]
+    assert "needs TensorRT" in (rows.pop("onnx-float32").invalid_reason or "")
+    for row in rows.values():
+        assert row.valid, row.invalid_reason
+        assert row.agreement
+        assert (row.agreement.top1, row.agreement.flips_to_safe) == (1, 0)
+        assert row.peak_rss_bytes
+    assert rows["tftrt-frozen"].latency_ms
+    assert len(rows["tftrt-frozen"].latency_ms.samples) >= 50
+    for simulated in (rows["tftrt-fp32"], rows["tftrt-fp16"]):
+        assert simulated.latency_ms is None
+        assert "says nothing of their speed" in (simulated.latency_reason or "")
+        assert "simulated" in (simulated.executes or "")
+    host = report.model_copy(update={"machine": report.machine.model_copy(update={"state": ("NV Power Mode: MAXN",)})})
+    page = views.render([host, report], tmp_path / "page")
+    assert page.read_text().count("tftrt-fp16") > 1
+    assert "NV Power Mode: MAXN" in page.read_text()
+
+
+def test_a_file_that_answers_otherwise_is_not_measured(for_the_board: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(for_the_board, tmp_path / "copy")
+    golden = json.loads((copy / "golden" / "golden.json").read_text())
+    for record in golden["images"]:
+        record["probabilities"] = record["probabilities"][::-1]
+    (copy / "golden" / "golden.json").write_text(json.dumps(golden))
+    kit_of = json.loads((copy / "kit.json").read_text())
+    kit_of["files"] = kit_of["files"][:1]
+    (copy / "kit.json").write_text(json.dumps(kit_of))
+    finished = subprocess.run([sys.executable, str(copy / "bench.py")], capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    (report,) = schema.read(copy / "report.json")
+    assert "does not answer as its classifier" in (report.artifacts[0].invalid_reason or "")
+
+
 def test_it_holds_what_it_needs_and_no_place_of_this_machine(written: Path, exports: Path) -> None:
     names = {path.name for path in written.iterdir()}
     assert names == {
@@ -120,14 +178,14 @@ def test_it_holds_what_it_needs_and_no_place_of_this_machine(written: Path, expo
 def test_its_program_needs_no_leafport_and_an_old_python_reads_it() -> None:
     folder = Path(str(benchmarks.__file__)).parent / "kits"
     for path in folder.glob("*.py"):
-        tree = ast.parse(path.read_text(), feature_version=(3, 9))
+        tree = ast.parse(path.read_text(), feature_version=(3, 9) if path.name == "macos.py" else (3, 6))
         imported = {
             name.split(".")[0]
             for node in ast.walk(tree)
             if isinstance(node, ast.Import | ast.ImportFrom)
             for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
         }
-        allowed = {"numpy", "PIL", "coremltools", "timing", "figures", *sys.stdlib_module_names}
+        allowed = {"numpy", "PIL", "coremltools", "timing", "figures", "classify", *sys.stdlib_module_names}
         assert imported <= allowed
 
 
@@ -149,7 +207,7 @@ def test_answers_that_are_no_numbers_are_no_figures(written: Path, on_a_mac: Run
 def test_what_cannot_be_a_kit_is_said(exports: Path, written: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there already"):
         kit.write("macos", exports, None, written)
-    with pytest.raises(TargetError, match="measures coreml files; onnx-float32 is none"):
+    with pytest.raises(TargetError, match="measures coreml; onnx-float32 is none"):
         kit.write("macos", exports, None, tmp_path / "kit", artifacts=["onnx-float32"])
     with pytest.raises(TargetError, match="no kit 'tx3'"):
         kit.write("tx3", exports, None, tmp_path / "kit")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +13,125 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
-from leafport import images
+from leafport import images, sample_apps
 from leafport.classifier import Classifier
+from leafport.cli.app import command
 from leafport.contract import ImageInput
-from leafport.export.graph import ServingGraph
-from leafport.targets import tftrt
+from leafport.errors import ModelError, OutputError
 from tests import environments
 
 APP = Path(__file__).resolve().parents[2] / "sample_apps" / "tx2" / "classify.py"
 SAFETY = {"positive_labels": ["ring"], "threshold": 0.3, "not_sure": None}
 LABELS = ["disc", "ring", "square"]
+
+FAKE_OPENCV = """
+import numpy as np
+from PIL import Image
+
+PATHS = {paths}
+CAP_GSTREAMER = 1800
+
+class VideoCapture:
+    def __init__(self, source):
+        assert source == 0
+        self.left = list(PATHS)
+    def isOpened(self):
+        return True
+    def read(self):
+        if not self.left:
+            return False, None
+        with Image.open(self.left.pop(0)) as image:
+            return True, np.asarray(image.convert("RGB"))[:, :, ::-1]
+    def release(self):
+        pass
+"""
+
+STORING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import classify
+import tensorflow as tf
+
+graph = tf.Graph()
+for operation in (
+    *classify.restore_operations(graph, ["TRTEngineOp_0"], Path("engines")),
+    *classify.store_operations(graph, {"TRTEngineOp_0": Path("engines/TRTEngineOp_0")}),
+):
+    print(operation.type)
+"""
+
+# Only what onnx_engine.py calls, with the arguments that TensorRT's own Python module demands.
+FAKE_TENSORRT = """
+import ctypes
+
+__version__ = "8.6.1"
+
+class Logger:
+    WARNING = 2
+    def __init__(self, level):
+        pass
+
+class Context:
+    def __init__(self):
+        self.addresses = {}
+    def set_input_shape(self, name, shape):
+        assert (name, shape) == ("image", (1, 32, 32, 3))
+    def get_tensor_shape(self, name):
+        return {"image": (1, 32, 32, 3), "probabilities": (1, 3)}[name]
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+    def execute_async_v3(self, stream):
+        fed = ctypes.cast(self.addresses["image"], ctypes.POINTER(ctypes.c_float))
+        answers = ctypes.cast(self.addresses["probabilities"], ctypes.POINTER(ctypes.c_float))
+        answers[0], answers[1], answers[2] = 0.25, 0.5, 0.25
+        Context.fed = fed[32 * 32 * 3 - 1]
+        return True
+
+class Engine:
+    num_io_tensors = 2
+    def get_tensor_name(self, index):
+        return ("image", "probabilities")[index]
+    def get_tensor_shape(self, name):
+        return {"image": (-1, 32, 32, 3), "probabilities": (-1, 3)}[name]
+    def create_execution_context(self):
+        return Context()
+
+class Runtime:
+    def __init__(self, logger):
+        pass
+    def deserialize_cuda_engine(self, data):
+        return Engine() if data == b"engine" else None
+"""
+
+DRIVING = """
+import ctypes, json, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+import numpy as np
+import onnx_engine, tensorrt
+
+class Cuda(onnx_engine.Cuda):  # Memory of this process for that of a GPU.
+    def __init__(self):
+        self.kept = []
+    def allocate(self, count):
+        self.kept.append(ctypes.create_string_buffer(count))
+        return ctypes.addressof(self.kept[-1])
+    def copy(self, target, source, count, kind):
+        assert kind in (onnx_engine.TO_DEVICE, onnx_engine.TO_HOST)
+        ctypes.memmove(target, source, count)
+    def synchronize(self):
+        pass
+
+onnx_engine.Cuda = Cuda
+assert onnx_engine.available()
+classifier = onnx_engine.OnnxClassifier(Path(sys.argv[3]))
+answers = classifier.predict(np.full((32, 32, 3), 7, np.uint8)).tolist()
+print(json.dumps({"executes": classifier.executes, "probabilities": answers, "fed": tensorrt.Context.fed}))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +144,17 @@ def app() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def board(serving_graph: ServingGraph, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as it would be copied to a board: the graphs and the contract."""
-    folder = tmp_path_factory.mktemp("board")
-    for variant in ("frozen", "fp16"):
-        tftrt.convert(serving_graph, variant, folder, tftrt.Options())
-    (folder / "contract.json").write_text(json.dumps(serving_graph.contract.to_json()))
+def board(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as it is copied to a board, written by the command."""
+    folder = tmp_path_factory.mktemp("board") / "shapes"
+    result = CliRunner().invoke(command, ["tx2", str(exports), "--out", str(folder)])
+    assert result.exit_code == 0, result.output
+    assert "python3 build_engines.py" in result.output
     return folder
 
 
-def classify(*arguments: Any, python: Path | str = sys.executable) -> subprocess.CompletedProcess[str]:
-    command = [str(argument) for argument in (python, APP, *arguments)]
+def run(program: Path, *arguments: Any, python: Path | str = sys.executable) -> subprocess.CompletedProcess[str]:
+    command = [str(argument) for argument in (python, program, *arguments)]
     return subprocess.run(command, text=True, capture_output=True, check=False)
 
 
@@ -63,14 +172,21 @@ def read_answers(printed: str) -> list[list[tuple[str, float]]]:
 
 @pytest.mark.parametrize(
     "name",
-    [None, *(pytest.param(name, marks=pytest.mark.environment(name)) for name in ("tensorflow-1.15",))],
+    [
+        None,
+        *(
+            pytest.param(name, marks=pytest.mark.environment(name))
+            for name in ("tensorflow-1.15", "tensorflow-2.7", "tensorflow-2.17")
+        ),
+    ],
 )
 def test_the_app_says_what_the_classifier_says(
     name: str | None, board: Path, photographs: tuple[Path, ...], classifier: Classifier, pixels: np.ndarray
 ) -> None:
     python = environments.required(name) if name else sys.executable
-    finished = classify(board / "shapes-frozen.pb", board / "contract.json", *photographs, python=python)
+    finished = run(board / "classify.py", *photographs, python=python)
     assert finished.returncode == 0, finished.stderr[-2000:]
+    assert "Using shapes-frozen.pb" in finished.stderr  # There is no GPU here.
     answers = read_answers(finished.stdout)
     probabilities = classifier.predict(pixels)
     assert [answer[0][0] for answer in answers] == [LABELS[index] for index in probabilities.argmax(axis=1)]
@@ -82,8 +198,101 @@ def test_the_app_says_what_the_classifier_says(
     assert finished.stdout.count("but do not eat on this app's word") == (~dangerous).sum() > 0
 
 
-def test_the_app_is_written_in_the_boards_python() -> None:
-    ast.parse(APP.read_text(), feature_version=(3, 6))
+@pytest.mark.parametrize("program", sorted(APP.parent.glob("*.py")), ids=lambda path: path.name)
+def test_the_app_is_written_in_the_boards_python(program: Path) -> None:
+    tree = ast.parse(program.read_text(), feature_version=(3, 6))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    }
+    beside = {path.stem for path in APP.parent.glob("*.py")}
+    allowed = {"numpy", "PIL", "tensorflow", "tensorrt", "google", "cv2", *beside, *sys.stdlib_module_names}
+    assert imported <= allowed
+
+
+def test_the_folder_holds_what_the_board_needs(board: Path, exports: Path) -> None:
+    assert {path.name for path in board.iterdir()} == {
+        *("README.md", "classify.py", "build_engines.py", "onnx_engine.py"),
+        *("files", "golden", "contract.json", "labels.txt"),
+    }
+    for path in (board / "files").iterdir():
+        (exported,) = exports.rglob(path.name)
+        assert path.read_bytes() == exported.read_bytes()
+    readme = (board / "README.md").read_text()
+    assert "files/shapes-float32.onnx" in readme
+    assert "image:1x32x32x3" in readme
+
+
+def test_an_app_of_what_is_not_there_is_refused(exports: Path, board: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="there already"):
+        sample_apps.write("tx2", exports, board)
+    copy = shutil.copytree(exports, tmp_path / "copy")
+    (path,) = copy.rglob("shapes-fp16.pb")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="not the file that was exported"):
+        sample_apps.write("tx2", copy, tmp_path / "app")
+    assert not (tmp_path / "app").exists()
+
+
+def test_the_app_checks_itself_with_golden_images(board: Path, photographs: tuple[Path, ...], tmp_path: Path) -> None:
+    copy = shutil.copytree(board, tmp_path / "copy")
+    golden = json.loads((copy / "golden" / "golden.json").read_text())
+    for record in golden["images"]:
+        record["probabilities"] = record["probabilities"][::-1]
+    (copy / "golden" / "golden.json").write_text(json.dumps(golden))
+    finished = run(copy / "classify.py", photographs[0])
+    assert finished.returncode == 2
+    assert "does not answer as its classifier" in finished.stderr
+    shutil.rmtree(copy / "golden")
+    finished = run(copy / "classify.py", photographs[0])
+    assert finished.returncode == 0
+    assert "its answers were not checked" in finished.stderr
+
+
+def test_a_camera_is_classified(board: Path, photographs: tuple[Path, ...], tmp_path: Path) -> None:
+    """A fake OpenCV, whose camera shows two photographs and ends: its pictures have blue first."""
+    (tmp_path / "cv2.py").write_text(FAKE_OPENCV.format(paths=[str(path) for path in photographs[:2]]))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    program = [sys.executable, str(board / "classify.py"), "--camera", "0"]
+    finished = subprocess.run(program, env=environment, text=True, capture_output=True, check=False)
+    assert (finished.returncode, "gives no more pictures" in finished.stderr) == (2, True)
+    seen, photographed = read_answers(finished.stdout), run(board / "classify.py", *photographs[:2])
+    assert seen == read_answers(photographed.stdout)
+    assert finished.stdout.count("do not eat") == 2
+
+
+def test_engines_are_not_built_where_there_is_nothing_to_build_them_with(board: Path) -> None:
+    finished = run(board / "build_engines.py")
+    assert finished.returncode == 2
+    assert "nothing to build engines with" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(f"tensorflow-{version}", marks=pytest.mark.environment(f"tensorflow-{version}"))
+        for version in ("1.15", "2.7", "2.17")
+    ],
+)
+def test_the_operations_that_store_engines_are_the_tensorflows(name: str, board: Path) -> None:
+    """They only run on a board. Here they are put into a graph, which TensorFlow refuses when an argument is wrong."""
+    finished = run(Path("-c"), STORING, board, python=environments.required(name))
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.split() == ["InitializeTRTResource", "SerializeTRTResource"]
+
+
+def test_an_onnx_file_runs_in_tensorrt_alone(board: Path, classifier: Classifier, tmp_path: Path) -> None:
+    """A fake TensorRT and CUDA runtime, which hold the program to the calls it must make; they compute nothing."""
+    onnx = tmp_path / "shapes-float32.onnx"
+    (tmp_path / "shapes-fp16.engine").write_bytes(b"engine")
+    (tmp_path / "tensorrt.py").write_text(FAKE_TENSORRT)
+    program = [sys.executable, "-c", DRIVING, str(board), str(tmp_path), str(onnx)]
+    finished = subprocess.run(program, text=True, capture_output=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    answers = json.loads(finished.stdout)
+    assert answers == {"executes": "TensorRT 8.6.1", "probabilities": [0.25, 0.5, 0.25], "fed": 7.0}
 
 
 def test_nothing_is_ever_called_safe(app: ModuleType) -> None:
@@ -129,8 +338,16 @@ def test_the_app_sees_the_same_pixels(app: ModuleType, rule: ImageInput, tmp_pat
         np.testing.assert_array_equal(app.read_image(path, rule.model_dump()), images.read(path, rule), str(path))
 
 
-def test_the_users_mistakes_are_explained(board: Path, photographs: tuple[Path, ...], tmp_path: Path) -> None:
-    frozen, contract, photograph = board / "shapes-frozen.pb", board / "contract.json", photographs[0]
+def test_the_users_mistakes_are_explained(
+    app: ModuleType,
+    board: Path,
+    photographs: tuple[Path, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(app, "HERE", board)
+    frozen, contract, photograph = board / "files" / "shapes-frozen.pb", board / "contract.json", photographs[0]
     other = tmp_path / "other.json"
     other.write_text(contract.read_text().replace("square", "cube"))
     broken = tmp_path / "broken.pb"
@@ -138,13 +355,20 @@ def test_the_users_mistakes_are_explained(board: Path, photographs: tuple[Path, 
     text = tmp_path / "text.jpg"
     text.write_text("not a photograph")
     for arguments, code, words in (
-        ((frozen, other, photograph), 2, "another contract"),
-        ((broken, contract, photograph), 2, "damaged"),
-        ((frozen, tmp_path / "none.json", photograph), 2, "none.json cannot be read"),
-        ((frozen, contract, text, photograph), 1, "text.jpg cannot be read"),
-        ((board / "shapes-fp16.pb", contract, photograph), 2, "use the frozen graph"),
+        (("--graph", frozen, "--contract", other, photograph), 2, "another contract"),
+        (("--graph", broken, photograph), 2, "damaged"),
+        (("--graph", frozen, "--contract", tmp_path / "none.json", photograph), 2, "none.json cannot be read"),
+        ((text, photograph), 1, "text.jpg cannot be read"),
+        (("--graph", board / "files" / "shapes-fp16.pb", photograph), 2, "use the frozen graph"),
+        (("--graph", board / "files" / "shapes-float32.onnx", photograph), 2, "needs TensorRT 8.5"),
+        (("--camera", "0"), 2, "needs OpenCV"),
+        ((), 2, "name photographs"),
     ):
-        finished = classify(*arguments)
-        assert (finished.returncode, words in finished.stderr) == (code, True), finished.stderr
-        assert "Traceback" not in finished.stderr
-        assert finished.stdout.count("1.") == (code == 1)
+        monkeypatch.setattr(sys, "argv", ["classify.py", *map(str, arguments)])
+        try:
+            returned = app.main()
+        except SystemExit as ended:
+            returned = ended.code
+        said = capsys.readouterr()
+        assert (returned, words in said.err) == (code, True), said.err
+        assert said.out.count("1.") == (code == 1)

@@ -19,13 +19,13 @@ from leafport.benchmarks import views
 from leafport.benchmarks.accuracy import accuracy, agreement, check
 from leafport.benchmarks.machine import machine, versions
 from leafport.benchmarks.photographs import Photographs, Progress, choose, decode
-from leafport.benchmarks.report import KERAS, Artifact, Calibrated, ContractRecord, Latency, Report
+from leafport.benchmarks.report import KERAS, Artifact, Calibrated, ContractRecord, Latency, Nodes, Report
 from leafport.contract import Contract
 from leafport.errors import LeafportError, ModelError, TargetError
 from leafport.export import inspection
 from leafport.export import manifest as manifests
 from leafport.export.inspection import Inspection, Scaling
-from leafport.export.manifest import Manifest
+from leafport.export.manifest import Entry, GraphRecord, Manifest
 from leafport.targets import registry
 from leafport.training.data.splits import Splits
 
@@ -247,6 +247,7 @@ def _entry(manifest: Manifest, exports: Path, name: str) -> Candidate:
     entry = manifest.artifacts[name]
     head: dict[str, Any] = {"name": name, "target": entry.target, "variant": entry.variant, "sha256": entry.sha256}
     head["needs"] = _needs(entry.facts or {})
+    head["nodes"] = _nodes(entry, manifest.graph)
     head["calibration_curve"] = tuple(Calibrated(**point.model_dump()) for point in entry.calibration_curve)
     if entry.status != "ok":
         return Candidate({**head, "invalid_reason": _without_paths(f"not exported: {entry.reason}", exports)}, None)
@@ -257,6 +258,22 @@ def _entry(manifest: Manifest, exports: Path, name: str) -> Candidate:
         reason = f"{entry.path} is not the file the manifest describes: export again"
         return Candidate({**head, "invalid_reason": reason}, None)
     return Candidate(head, path, contract=manifest.contract_of(name))
+
+
+def _nodes(entry: Entry, graph: GraphRecord) -> Nodes | None:
+    """What became of the nodes of a graph with engines; None for other files."""
+    notes = (entry.facts or {}).get("notes", {})
+    if not notes.get("engines"):
+        return None
+    outside = {op: count for op, count in notes["outer_ops"].items() if op not in ("Const", "TRTEngineOp")}
+    return Nodes(
+        traced=graph.nodes_traced,
+        folded=graph.nodes,
+        operations=graph.operations,
+        engines=notes["engines"],
+        in_engines=sum(notes["segment_operations"]),
+        outside=sum(outside.values()),
+    )
 
 
 def _names(manifest: Manifest, exports: Path, patterns: Sequence[str]) -> list[str]:

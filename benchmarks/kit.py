@@ -162,8 +162,10 @@ def _with_file(candidate: Candidate, kit: Path) -> dict[str, Any]:
     copy(candidate.path, kit / relative)
     safety = candidate.contract.safety
     head = {key: candidate.head[key] for key in ("name", "target", "variant", "sha256", "needs")}
+    nodes = candidate.head["nodes"]
     return {
         **head,
+        "nodes": nodes.model_dump(mode="json") if nodes else None,
         "path": relative.as_posix(),
         "size_bytes": files.size_bytes(candidate.path),
         "zipped_bytes": files.zipped_bytes(candidate.path),

@@ -154,6 +154,25 @@ class Calibrated(_Record):
     top1: Share | None = None
 
 
+class Nodes(_Record):
+    """A graph's nodes on their way to a board.
+
+    Attributes:
+        traced, folded: nodes of the frozen graph as it was traced, and folded; constants are nodes too.
+        operations: those of the folded graph that are no constants.
+        engines: TensorRT engines in the file.
+        in_engines: operations within them.
+        outside: nodes that TensorFlow itself runs, engines and constants not counted.
+    """
+
+    traced: Count
+    folded: Count
+    operations: Count
+    engines: Count
+    in_engines: Count
+    outside: Count
+
+
 class Latency(_Record):
     """Milliseconds of single predictions, one photograph each; ``samples`` and ``warmup`` are raw, in order."""
 
@@ -178,6 +197,7 @@ class Artifact(_Record):
             model and one photograph at a time.
         calibration_curve: how often a file calibrated on so many photographs would have named the Keras model's class,
             and been right, on the export's comparison photographs; empty where that was not asked.
+        nodes: of a graph for TensorRT, what became of its nodes.
         valid: false where it could not be measured, or must not be believed; ``invalid_reason`` says why.
     """
 
@@ -197,6 +217,7 @@ class Artifact(_Record):
     first_ms: Milliseconds | None = None
     peak_rss_bytes: Count | None = None
     calibration_curve: tuple[Calibrated, ...] = ()
+    nodes: Nodes | None = None
     valid: bool
     invalid_reason: str | None = None
 

@@ -7,9 +7,9 @@ rounded yet, and by the bias in the end (Frantar et al. 2022, "GPTQ", after Hass
 weight, whose input is always 1, is our addition). The result has the very values that the converter finds for itself,
 so that it has nothing left to round. docs/results.md has what it brings.
 
-With palettes, whose values are few, layers go in turn: each is first fitted to what the rounded layers before it leave
-of its inputs, so that its results are those of the whole network again. For 8-bit steps that would gain little, and
-take as long as all layers take once, for each of them.
+Layers can go in turn: each is first fitted to what the rounded layers before it leave of its inputs, so that its
+results are those of the whole network again. That takes as long as all layers take once, for each of them. Palettes,
+whose values are few, need it.
 """
 
 from __future__ import annotations

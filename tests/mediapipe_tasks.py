@@ -3,7 +3,8 @@
     python tests/mediapipe_tasks.py EXPORTS…
 
 Prints, for every .tflite file of each export folder, the share of its test photographs to which MediaPipe gives the
-label that LiteRT's largest answer stands for.
+label that LiteRT's first largest answer stands for, and the share to which it gives one of the largest: two labels may
+have the same of an 8-bit answer's 256 values, and MediaPipe puts such in no order.
 """
 
 from __future__ import annotations
@@ -59,10 +60,11 @@ def main() -> int:
     for folder in map(Path, sys.argv[1:]):
         pixels, labels = some_photographs(folder, 10_000)
         for variant, path in tflite_files(folder).items():
-            expected = [labels[index] for index in new_answers(path, pixels, xnnpack=True).argmax(1)]
-            found = [max(scores, key=lambda label: scores[label]) for scores in answers(python, path, pixels)]
-            same = np.mean([one == other for one, other in zip(found, expected, strict=True)])
-            print(f"{folder.name} {variant}, {len(pixels)} photographs: {same:.1%}")
+            ours = new_answers(path, pixels, xnnpack=True)
+            named = [labels.index(max(each, key=lambda label: each[label])) for each in answers(python, path, pixels)]
+            same = np.mean(ours.argmax(1) == named)
+            largest = np.mean(ours[np.arange(len(ours)), named] == ours.max(1))
+            print(f"{folder.name} {variant}, {len(pixels)} photographs: {same:.1%}; one of the largest: {largest:.1%}")
     return 0
 
 

@@ -69,7 +69,8 @@ def main(arguments):
 
 def row(file, fraction):
     """One row of the report, measured in a process of its own."""
-    known = {key: file[key] for key in ("name", "target", "variant", "sha256", "needs", "size_bytes", "zipped_bytes")}
+    names = ("name", "target", "variant", "sha256", "needs", "nodes", "size_bytes", "zipped_bytes")
+    known = {key: file[key] for key in names}
     command = [sys.executable, str(HERE / "bench.py"), "--one", file["name"]]
     if fraction:
         command += ["--memory-fraction", str(fraction)]

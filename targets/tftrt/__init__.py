@@ -15,7 +15,7 @@ from leafport.contract import Contract
 from leafport.errors import ConversionError, ModelError, UserError
 from leafport.export.graph import INPUT, OUTPUT, constants
 from leafport.targets.base import Facts, Variant, carried_claims, option
-from leafport.targets.tftrt import engine, operations, reading, saved_model, segments
+from leafport.targets.tftrt import converting, engine, operations, reading, saved_model, segments
 
 if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
@@ -46,6 +46,9 @@ class Options:
     max_cached_engines: int = option(1, "How many engines the board keeps: it builds one for each batch size it meets.")
     minimum_segment_size: int = option(3, "How many operations an engine has at least; fewer stay TensorFlow's.")
     batch: int = option(0, "How many photographs the graph takes at once, so that no shape is open; 0: any number.")
+    with_tensorrt: str = option(
+        "", "A Python with TensorFlow up to 2.17 and TensorRT, whose own converter shall make the engines' graphs."
+    )
     tensorflow: str = option(
         operations.OLDEST, "The oldest TensorFlow that shall read the graph: 1.15, 2.7, 2.13, 2.17."
     )
@@ -84,7 +87,10 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
             max_cached_engines=options.max_cached_engines,
             minimum_segment_size=options.minimum_segment_size,
         )
-        graph_def = engine.write(graph_def, settings)
+        if options.with_tensorrt:
+            graph_def = converting.by_nvidia(options.with_tensorrt, graph_def, settings, options.batch)
+        else:
+            graph_def = engine.write(graph_def, settings)
     if unknown := operations.unknown([*graph_def.node, *reading.segment_nodes(graph_def)], options.tensorflow):
         known = ", ".join(operations.versions())
         raise ConversionError(

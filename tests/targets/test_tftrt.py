@@ -17,7 +17,7 @@ from leafport.errors import ConversionError, ModelError, UserError
 from leafport.export import graph
 from leafport.export.graph import ServingGraph
 from leafport.targets import tftrt
-from leafport.targets.tftrt import engine, operations, reading
+from leafport.targets.tftrt import engine, nvidia, operations, reading
 from tests import environments, tensorflow_operations
 
 ENGINES = ("fp32", "fp16", "fp32-savedmodel", "fp16-savedmodel")
@@ -27,6 +27,34 @@ TENSORFLOWS = [
     for version in operations.versions()
 ]
 ON_A_BOARD = Path(__file__).resolve().parents[1] / "on_a_board.py"
+
+
+# Replaces the converter's constructor, which asks for TensorRT, by one that only has its signature.
+ARGUMENTS = """
+import importlib.util, inspect, sys, tempfile
+from pathlib import Path
+import tensorflow as tf
+from tensorflow.python.compiler.tensorrt import trt_convert
+
+spec = importlib.util.spec_from_file_location("nvidia", sys.argv[1])
+nvidia = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(nvidia)
+signature = inspect.signature(trt_convert.TrtGraphConverter.__init__)
+
+class Converter:
+    def __init__(self, **given):
+        self.given = signature.bind(self, **given).arguments
+    def convert(self):
+        return self.given["input_graph_def"]
+
+trt_convert.TrtGraphConverter = Converter
+with tempfile.TemporaryDirectory() as folder:
+    source, target = Path(folder) / "source.pb", Path(folder) / "target.pb"
+    source.write_bytes(tf.compat.v1.GraphDef().SerializeToString())
+    settings = {"precision": "FP16", "batch": 0, "workspace_bytes": 1, "max_cached_engines": 1}
+    nvidia.main(str(source), str(target), dict(settings, minimum_segment_size=3, outputs=["probabilities"]))
+    assert target.is_file()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -304,3 +332,46 @@ def test_the_table_of_operations_is_what_the_tensorflows_say(tmp_path: Path) -> 
     for version in tensorflow_operations.VERSIONS:
         environments.required(f"tensorflow-{version}")
     assert tensorflow_operations.table(tmp_path) == json.loads(tensorflow_operations.TABLE.read_text())
+
+
+@pytest.mark.environment("tensorflow-2.17")
+def test_nvidias_converter_without_tensorrt_is_an_error_that_says_so(
+    serving_graph: ServingGraph, tmp_path: Path
+) -> None:
+    """TensorFlow 2.17 has the converter, and aborts the process where it finds no TensorRT."""
+    options = tftrt.Options(with_tensorrt=str(environments.required("tensorflow-2.17")))
+    with pytest.raises(ConversionError, match=r"made no graph.*TensorRT"):
+        tftrt.convert(serving_graph, "fp16", tmp_path, options)
+    with pytest.raises(UserError, match="nowhere cannot be run"):
+        tftrt.convert(serving_graph, "fp16", tmp_path, tftrt.Options(with_tensorrt=str(tmp_path / "nowhere")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nvidias_converter_is_given_the_graph_and_the_settings(
+    serving_graph: ServingGraph, written: dict[str, Path], tmp_path: Path
+) -> None:
+    """A program stands in for a Python with TensorRT: it keeps what it is told, and hands out a graph."""
+    stand_in = tmp_path / "python"
+    kept = f'cp "$2" {tmp_path}/given.pb; echo "$4" > {tmp_path}/told'
+    stand_in.write_text(f'#!/bin/sh\n{kept}; cp {written["fp32"]} "$3"\n')
+    stand_in.chmod(0o755)
+    options = tftrt.Options(with_tensorrt=str(stand_in), workspace_bytes=2**27, batch=2)
+    path = tftrt.convert(serving_graph, "fp32", tmp_path, options)
+    assert tftrt.broken_claims("fp32", tftrt.inspect(path), serving_graph.contract) == []
+    assert tftrt.inspect(tmp_path / "given.pb").inputs[0].shape == (2, 32, 32, 3)
+    assert json.loads((tmp_path / "told").read_text()) == {
+        "precision": "FP32",
+        "workspace_bytes": 2**27,
+        "max_cached_engines": 1,
+        "minimum_segment_size": 3,
+        "batch": 2,
+        "outputs": ["probabilities"],
+    }
+
+
+@pytest.mark.parametrize("name", TENSORFLOWS)
+def test_nvidias_converter_takes_what_it_is_given(name: str) -> None:
+    """It cannot run without TensorRT; but its arguments are looked up in each TensorFlow."""
+    command = [str(environments.required(name)), "-c", ARGUMENTS, nvidia.__file__]
+    finished = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-2000:]

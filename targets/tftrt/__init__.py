@@ -34,7 +34,7 @@ VARIANTS = {
 }
 RUNTIME = "TensorFlow with TensorRT"
 _NO_OPERATIONS = ("Const", "Identity", "Placeholder", engine.OP)
-_CHUNK = 32
+_CHUNK = 8
 _LEAST = {"workspace_bytes": 2**20, "max_cached_engines": 1, "minimum_segment_size": 1, "batch": 0}
 
 
@@ -192,6 +192,7 @@ def runner(path: Path, contract: Contract, threads: int = 1) -> GraphRunner:
     config = tf.compat.v1.ConfigProto(
         device_count={"GPU": 0}, intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1
     )
+    config.graph_options.rewrite_options.disable_meta_optimizer = bool(untimed)  # It copies functions again and again.
     try:
         with tf.Graph().as_default() as graph:
             tf.graph_util.import_graph_def(graph_def, name="")

@@ -22,6 +22,7 @@ from leafport.benchmarks.report import (
     Data,
     Latency,
     Machine,
+    Nodes,
     Report,
 )
 from leafport.benchmarks.report import read as read_report
@@ -284,6 +285,15 @@ def test_a_calibration_curve_is_shown(ordinary: Report) -> None:
         assert "128" in view([drawn]) and "97.0" in view([drawn])
     assert "Calibration photographs" in views.html([drawn])
     assert "Calibration photographs" not in views.html([ordinary])
+
+
+def test_what_became_of_a_graphs_nodes_is_shown(ordinary: Report) -> None:
+    nodes = Nodes(traced=1835, folded=295, operations=182, engines=1, in_engines=181, outside=2)
+    first, *rest = ordinary.artifacts
+    drawn = ordinary.model_copy(update={"artifacts": (first.model_copy(update={"nodes": nodes}), *rest)})
+    for view in (views.html, views.markdown):
+        assert "1,835" in view([drawn]) and "59 engines" in view([drawn])
+        assert "59 engines" not in view([ordinary])
 
 
 def test_a_small_file_that_costs_time_is_said(ordinary: Report) -> None:

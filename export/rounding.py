@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 EVEN_STEPS = np.arange(-127, 128) / 127
 """The values of 8-bit weights, as shares of the largest of their scale."""
 PHOTOGRAPHS = 64
-"""Of those given, so many say what layers see; twice as many where values are few."""
+"""Of those given, so many say what layers see; four times as many where values are few."""
 MAX_INPUTS = 6144
 """Layers whose outputs each see more inputs are left alone: their Gram matrix would take over 300 MB."""
 _POSITIONS = 4096  # Of a feature map, at most so many of a photograph are looked at.
@@ -95,7 +95,7 @@ def fitted(graph: ServingGraph, photographs: Sequence[Path], path: Path, **setti
     Args:
         settings: those of ``rounded``.
     """
-    used = photographs[: PHOTOGRAPHS * (1 if settings.get("palette") is None else 2)]
+    used = photographs[: PHOTOGRAPHS * (1 if settings.get("palette") is None else 4)]
     batches = images.batches(used, graph.contract.image, batch_size=_BATCH)
     made = rounded(graph.graph_def(), [pixels.astype(np.float32) for pixels in batches], INPUT, **settings)
     files.write_bytes(path, made.SerializeToString(deterministic=True))

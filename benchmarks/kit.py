@@ -125,7 +125,7 @@ def write(
             (staging / name).write_bytes((kits / name).read_bytes())
         (staging / kit.program).write_bytes((kits / kit.source).read_bytes())
         if kit.app:
-            sample_apps.fill(kit.app, exports, staging)
+            sample_apps.fill(kit.app, exports, staging, [one.head["name"] for one in candidates])
         else:
             (staging / "README.md").write_text(kit.readme.format(name=contract.name), encoding="utf-8")
     return out / kit.program

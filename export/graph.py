@@ -203,6 +203,7 @@ def _variables_to_constants(graph_def: GraphDef, captures: Iterable[tuple[Any, A
     from tensorflow.core.framework.node_def_pb2 import NodeDef
 
     nodes = {node.name: node for node in graph_def.node}
+    kernels = _only_kernels(graph_def)
     reads = {_split_reference(node.input[0])[1]: node for node in graph_def.node if node.op == "ReadVariableOp"}
     large = {}
     for outer, inner in captures:
@@ -214,7 +215,7 @@ def _variables_to_constants(graph_def: GraphDef, captures: Iterable[tuple[Any, A
         constant = NodeDef(name=name, op="Const")
         constant.attr["dtype"].type = value.dtype.as_datatype_enum
         constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.numpy()))
-        if constant.ByteSize() < _LARGE:
+        if constant.ByteSize() < _LARGE or read is None or read.name not in kernels:
             nodes[name].CopyFrom(constant)
             continue
         large[name] = constant
@@ -227,6 +228,17 @@ def _variables_to_constants(graph_def: GraphDef, captures: Iterable[tuple[Any, A
         read.ClearField("attr")
         read.attr["T"].type = dtype
     return large
+
+
+def _only_kernels(graph_def: GraphDef) -> set[str]:
+    """The names of nodes that are nothing but kernels of layers: no folding has to know their values."""
+    kernels: set[str] = set()
+    others: set[str] = set()
+    for node in graph_def.node:
+        for place, reference in enumerate(node.input):
+            is_kernel = place == 1 and node.op in ("Conv2D", "DepthwiseConv2dNative", "MatMul")
+            (kernels if is_kernel else others).add(_split_reference(reference)[1])
+    return kernels - others
 
 
 def _rename(graph_def: GraphDef, names: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -55,13 +55,14 @@ def write(kind: str, exports: Path, out: Path) -> tuple[str, ...]:
         return fill(kind, exports, staging)
 
 
-def fill(kind: str, exports: Path, folder: Path) -> tuple[str, ...]:
-    """What ``write`` does, into a folder that is there; files that are there already stay."""
+def fill(kind: str, exports: Path, folder: Path, only: Collection[str] = ()) -> tuple[str, ...]:
+    """What ``write`` does, into a folder that is there, with ``only`` these artifacts; what is there already stays."""
     if kind not in APPS:
         raise TargetError(f"There is no app {kind!r}. There are: {', '.join(APPS)}.")
     app, manifest = APPS[kind], manifests.read(exports)
     verify.read_golden(exports, manifest.contract)
-    names = tuple(name for name in app.artifacts if name in manifest.artifacts and manifest.artifacts[name].path)
+    written = [name for name, entry in manifest.artifacts.items() if entry.path]
+    names = tuple(name for name in app.artifacts if name in written and (name in only or not only))
     if not names:
         raise TargetError(f"{exports} has none of {', '.join(app.artifacts)}, one of which this app needs.")
     (folder / FILES).mkdir(exist_ok=True)

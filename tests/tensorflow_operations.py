@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
+from leafport.targets.tftrt import segments  # noqa: E402
 from tests import environments  # noqa: E402
 
 TABLE = ROOT / "targets" / "tftrt" / "operations.json"
@@ -70,7 +71,7 @@ def asked(version: str, scratch: Path) -> dict[str, Any]:
 
 def wanted(operation: str) -> bool:
     """Whether a classifier could hold it: gradients and optimisers never come to a board."""
-    return not any(word in operation for word in NOT_COMPUTING)
+    return operation in segments.TAKEN or not any(word in operation for word in NOT_COMPUTING)
 
 
 def table(scratch: Path) -> dict[str, Any]:

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import click
 
-NEXT = {
-    "tx2": "Copy it to the board. There: python3 build_engines.py, then python3 classify.py PHOTO",
-}
+KINDS = ("tx2",)
 
 
 @click.command("app")
-@click.argument("kind", metavar="KIND", type=click.Choice(list(NEXT)))
+@click.argument("kind", metavar="KIND", type=click.Choice(KINDS))
 @click.argument("exports", metavar="EXPORTS", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write the app into.")
 def command(kind: str, exports: Path, out: Path) -> None:
@@ -26,4 +24,5 @@ def command(kind: str, exports: Path, out: Path) -> None:
 
     names = sample_apps.write(kind, exports, out)
     terminal.out.print(f"{out}: {', '.join(names)}", markup=False)
-    terminal.out.print(f"{NEXT[kind]}", markup=False)
+    build = "python3 build_engines.py, then " if {"tftrt-fp16", "tftrt-fp32"} & {*names} else ""
+    terminal.out.print(f"Copy it to the board. There: {build}python3 classify.py PHOTO", markup=False)

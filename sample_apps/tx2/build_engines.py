@@ -23,18 +23,19 @@ EVERY_S = 5
 
 
 def build(graph, fraction):
-    """In this process: build one graph's engines with a golden image's size of zeros, check it, and store them."""
+    """In this process: build one graph's engines with an image of zeros, check them, and store them."""
     contract, _, rule = classify.read_contract(HERE / "contract.json")
-    classifier = classify.Classifier(graph, contract, memory_fraction=fraction)
+    classifier = classify.Classifier(graph, contract, memory_fraction=fraction, restore=False)
     began = time.time()
     done = threading.Event()
     threading.Thread(target=tell, args=(done, began), daemon=True).start()
     try:
-        classifier.predict(np.zeros((rule["height"], rule["width"], 3), np.uint8))
+        classify.answered(classifier, np.zeros((rule["height"], rule["width"], 3), np.uint8))
     finally:
         done.set()
     checked = classify.check_golden(HERE, classifier, contract)
-    folder = classifier.store_engines(graph)
+    folder = classify.engines_folder(graph)
+    classifier.store_engines(folder)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     count = len(classifier.engines)
     said = "  {} engine{}, {:.1f} MB, in {:.0f} s; {} golden images agree"

@@ -22,6 +22,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # Warnings stay: TF-TRT says in one that it built no engine.
+# In TensorFlow 2 a board that cannot build an engine shall say so, and not run its segment without one.
+os.environ.setdefault("TF_TRT_ALLOW_ENGINE_NATIVE_SEGMENT_EXECUTION", "false")
 
 HERE = Path(__file__).resolve().parent
 TOP = 3
@@ -31,6 +33,8 @@ CSI = (
     "video/x-raw, format=BGRx ! videoconvert ! video/x-raw, format=BGR ! appsink drop=true max-buffers=1"
 )
 ENGINE_OP = "TRTEngineOp"
+BUILT_BY = "built-by.txt"
+LIBRARIES = ("/usr/lib/aarch64-linux-gnu", "/usr/lib/x86_64-linux-gnu")
 CONTRACT_ATTRIBUTE = "_leafport_contract"
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 KERNELS = {"nearest": Image.NEAREST, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC, "area": Image.BOX}
@@ -51,12 +55,13 @@ class Classifier:
     photograph. ``simulate`` runs the native segments of engines instead: the right answers, and nothing of the speed.
     """
 
-    def __init__(self, graph_path, contract, simulate=False, memory_fraction=None):
+    def __init__(self, graph_path, contract, simulate=False, memory_fraction=None, restore=True):
         graph_def = read_graph(graph_path, contract)
         import tensorflow as tf
 
         self._errors = tf.errors.OpError
         self.engines = [node.name for node in graph_def.node if node.op == ENGINE_OP]
+        self.restored = False
         self.executes = "TensorFlow {}{}".format(tf.__version__, " with TensorRT" if self.engines else "")
         if self.engines and simulate:
             self.executes = "native segments in TensorFlow {} (simulated: no TensorRT)".format(tf.__version__)
@@ -91,25 +96,30 @@ class Classifier:
     def predict(self, pixels):
         fed = np.repeat(pixels[np.newaxis].astype(np.float32), self._batch, axis=0)
         try:
-            probabilities = self._session.run("probabilities:0", {"image:0": fed})[0]
+            return self._session.run("probabilities:0", {"image:0": fed})[0]
         except self._errors as problem:
             raise self._refused(problem) from None
-        if not np.isfinite(probabilities).all():  # 16 bits can overflow, and "nan" would be below every threshold.
-            raise AppError("The graph gave no probabilities for this photograph: use the fp32 graph.")
-        return probabilities
 
-    def store_engines(self, graph_path):
-        """Put the engines that were built on the disk; returns their folder."""
-        stored = engines_folder(graph_path)
+    def store_engines(self, stored):
+        """Put the engines that were built into the folder ``stored``. An engine that was not built has no bytes."""
         stored.mkdir(parents=True, exist_ok=True)
-        parts = {name: stored / (name + ".part") for name in self.engines}
+        parts = {name: stored / (resource(name) + ".part") for name in self.engines}
         try:
             self._session.run(store_operations(self._session.graph, parts))
         except self._errors as problem:
             raise self._refused(problem) from None
+        empty = [name for name, part in parts.items() if not part.is_file() or not part.stat().st_size]
+        if empty:
+            for part in parts.values():
+                if part.is_file():
+                    part.unlink()
+            raise AppError(
+                "TensorRT built no engine for {}: TensorFlow ran it without. Warnings that start with TF-TRT say why; "
+                "with less memory in use it may succeed.".format(", ".join(empty))
+            )
         for name, part in parts.items():
-            part.replace(stored / name)
-        return stored
+            part.replace(stored / resource(name))
+        (stored / BUILT_BY).write_text(board_and_tensorrt(), encoding="utf-8")
 
     def _refused(self, problem, advice=None):
         import tensorflow as tf
@@ -138,6 +148,23 @@ def engines_folder(graph_path):
     return graph_path.parent / "engines" / hashlib.sha256(graph_path.read_bytes()).hexdigest()[:16]
 
 
+def resource(engine):
+    """The name under which TF-TRT keeps an engine: its node's, without scopes."""
+    return engine.rpartition("/")[2]
+
+
+def board_and_tensorrt():
+    """What built engines depend on: the board's model, its release of JetPack, and the libraries of TensorRT there."""
+    found = []
+    for path in ("/proc/device-tree/model", "/etc/nv_tegra_release"):
+        try:
+            found.append(Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n "))
+        except OSError:
+            found.append("unknown")
+    libraries = {path.name for folder in LIBRARIES for path in Path(folder).glob("libnvinfer.so.*")}
+    return "\n".join(found + sorted(libraries)) + "\n"
+
+
 def restore_operations(graph, engines, stored):
     """Operations that read engines from the disk. TF-TRT looks for an engine under its node's name."""
     import tensorflow as tf
@@ -146,7 +173,7 @@ def restore_operations(graph, engines, stored):
     with graph.as_default(), tf.device("/GPU:0"):
         return [
             gen_trt_ops.initialize_trt_resource(
-                gen_trt_ops.create_trt_resource_handle(resource_name=name), str(stored / name), 1
+                gen_trt_ops.create_trt_resource_handle(resource_name=resource(name)), str(stored / resource(name)), 1
             )
             for name in engines
         ]
@@ -158,16 +185,13 @@ def store_operations(graph, files):
     from tensorflow.compiler.tf2tensorrt.ops import gen_trt_ops
 
     with graph.as_default(), tf.device("/GPU:0"):
-        return [gen_trt_ops.serialize_trt_resource(name, str(file)) for name, file in files.items()]
+        return [gen_trt_ops.serialize_trt_resource(resource(name), str(file)) for name, file in files.items()]
 
 
 def has_tensorflow_gpu():
-    """Whether there is a TensorFlow that sees a GPU and knows TF-TRT; None where there is no TensorFlow."""
+    """Whether there is a TensorFlow that sees a GPU and knows TF-TRT."""
     try:
         import tensorflow as tf
-    except ImportError:
-        return None
-    try:
         from tensorflow.compiler.tf2tensorrt.ops import gen_trt_ops  # noqa: F401
     except ImportError:
         return False
@@ -186,11 +210,11 @@ def tensorrt_alone():
 def open_best(folder, contract, graph=None, memory_fraction=None):
     """The file named, or the best in the folder that this machine runs: engines, else TensorRT alone, else frozen."""
     if graph is None:
-        on_gpu = has_tensorflow_gpu()
-        wanted = ["-fp16.pb", "-fp32.pb"] if on_gpu else [".onnx"] if tensorrt_alone() else ["-frozen.pb"]
-        found = [path for end in wanted for path in sorted((folder / "files").glob("*" + end))]
+        wanted = ["-fp16.pb", "-fp32.pb"] if has_tensorflow_gpu() else []
+        wanted += [".onnx"] if tensorrt_alone() else []
+        found = [path for end in [*wanted, "-frozen.pb"] for path in sorted((folder / "files").glob("*" + end))]
         if not found:
-            raise AppError("There is no {} in {}: name a file with --graph.".format(wanted[0], folder / "files"))
+            raise AppError("There is no file in {} that runs here.".format(folder / "files"))
         graph = found[0]
     print("Using {}".format(graph.name), file=sys.stderr)
     return open_file(graph, contract, memory_fraction=memory_fraction)
@@ -203,10 +227,22 @@ def open_file(path, contract, simulate=False, memory_fraction=None):
     tensorrt = tensorrt_alone()
     if tensorrt is None:
         raise AppError("{} needs TensorRT 8.5 or later with its Python package, and onnx_engine.py.".format(path.name))
+    rule = contract["image"]
     try:
-        return tensorrt.OnnxClassifier(path)
+        return tensorrt.OnnxClassifier(path, (rule["height"], rule["width"], 3), len(contract["labels"]))
     except (OSError, RuntimeError) as problem:
         raise AppError(str(problem)) from None
+
+
+def answered(classifier, pixels):
+    """The probabilities of one image; whatever a runtime says instead is an AppError."""
+    try:
+        probabilities = classifier.predict(pixels)
+    except RuntimeError as problem:
+        raise AppError(str(problem)) from None
+    if not np.isfinite(probabilities).all():  # 16 bits can overflow, and "nan" would be below every threshold.
+        raise AppError("There are no probabilities for this photograph: use a file of 32 bits.")
+    return probabilities
 
 
 def check_golden(folder, classifier, contract):
@@ -219,7 +255,7 @@ def check_golden(folder, classifier, contract):
         for record in golden:
             expected = np.array(record["probabilities"])
             with Image.open(str(folder / "golden" / record["pixels"])) as image:
-                answers = classifier.predict(np.asarray(image.convert("RGB"), dtype=np.uint8))
+                answers = answered(classifier, np.asarray(image.convert("RGB"), dtype=np.uint8))
             difference = float(np.abs(answers - expected).max())
             near_tie = expected.max() - expected[answers.argmax()] < NEAR_TIE
             if (answers.argmax() != expected.argmax() and not near_tie) or difference > GOLDEN_TOLERANCE:
@@ -264,8 +300,11 @@ def camera_frames(source):
 
 def read_graph(path, contract):
     """A GraphDef, if it was made for this contract: another model's labels would be worse than none."""
-    import tensorflow as tf
-    from google.protobuf.message import DecodeError
+    try:
+        import tensorflow as tf
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise AppError("There is no TensorFlow: README.md says which one a board needs.") from None
 
     graph_def = tf.compat.v1.GraphDef()
     try:
@@ -372,7 +411,7 @@ def show(name, probabilities, labels, safety):
 def watch(source, classifier, rule, labels, safety):
     """Classify what a camera sees, until it ends or Ctrl-C."""
     for number, frame in enumerate(camera_frames(source), start=1):
-        show("picture {}".format(number), classifier.predict(fit(frame, rule)), labels, safety)
+        show("picture {}".format(number), answered(classifier, fit(frame, rule)), labels, safety)
         sys.stdout.flush()
 
 
@@ -402,7 +441,7 @@ def main():
     unread = 0
     for path in arguments.images:
         try:
-            show(path, classifier.predict(read_image(path, rule)), labels, contract.get("safety"))
+            show(path, answered(classifier, read_image(path, rule)), labels, contract.get("safety"))
         except AppError as problem:
             print(problem, file=sys.stderr)
             unread += 1

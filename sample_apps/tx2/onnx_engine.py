@@ -28,10 +28,11 @@ def available():
 class OnnxClassifier:
     """The engine of an ONNX file. ``predict`` takes pixels (uint8 [H, W, 3]) and gives probabilities [classes].
 
-    Raises RuntimeError where it has not been built, or cannot be read.
+    Raises RuntimeError where it has not been built, cannot be read, or does not go from images of that shape to so many
+    classes.
     """
 
-    def __init__(self, onnx_path):
+    def __init__(self, onnx_path, image_shape, classes):
         import tensorrt
 
         path = engine_path(onnx_path)
@@ -47,8 +48,11 @@ class OnnxClassifier:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         if sorted(names) != ["image", "probabilities"]:
             raise RuntimeError("{} has {} in the place of image and probabilities.".format(path, ", ".join(names)))
+        found = [tuple(engine.get_tensor_shape(name))[1:] for name in ("image", "probabilities")]
+        if found != [tuple(image_shape), (classes,)]:
+            raise RuntimeError("{} is another model's: build it again from {}.".format(path, onnx_path.name))
         self._cuda = Cuda()
-        shape = (1, *tuple(engine.get_tensor_shape("image"))[1:])
+        shape = (1, *image_shape)
         self._context.set_input_shape("image", shape)
         self._image = np.empty(shape, np.float32)
         self._probabilities = np.empty(tuple(self._context.get_tensor_shape("probabilities")), np.float32)

@@ -15,7 +15,7 @@ from leafport.contract import Contract
 from leafport.errors import ConversionError, ModelError, UserError
 from leafport.export.graph import INPUT, OUTPUT, constants
 from leafport.targets.base import Facts, Variant, carried_claims, option
-from leafport.targets.tftrt import converting, engine, operations, reading, saved_model, segments
+from leafport.targets.tftrt import converting, engine, operations, reading, saved_model
 
 if TYPE_CHECKING:
     from leafport.export.graph import ServingGraph
@@ -91,7 +91,10 @@ def convert(graph: ServingGraph, variant: str, out_dir: Path, options: Options) 
             graph_def = converting.by_nvidia(options.with_tensorrt, graph_def, settings, options.batch)
         else:
             graph_def = engine.write(graph_def, settings)
-    if unknown := operations.unknown([*graph_def.node, *reading.segment_nodes(graph_def)], options.tensorflow):
+    nodes = [*graph_def.node, *reading.segment_nodes(graph_def)]
+    if options.with_tensorrt:  # Its engines are what its own TensorFlow knows.
+        nodes = [node for node in nodes if node.op != engine.OP]
+    if unknown := operations.unknown(nodes, options.tensorflow):
         known = ", ".join(operations.versions())
         raise ConversionError(
             f"{'; '.join(unknown[:5])}. Build the model without it; or, if no board of yours has that TensorFlow, name "
@@ -121,9 +124,7 @@ def inspect(path: Path) -> Facts:
             "segment_operations": [sum(node.op != "Const" for node in nodes) for nodes in reading.segments(graph_def)],
             "segment_ops": dict(sorted(segment_ops.items())),
             "precision": "/".join(sorted({_text(each, "precision_mode") for each in engines})),
-            "built_on_device": all(
-                each.attr["_allow_build_at_runtime"].b and not each.attr["static_engine"].b for each in engines
-            ),
+            "built_on_device": all(engine.is_built_on_device(each, graph_def) for each in engines),
             "workspace_bytes": max(each.attr["workspace_size_bytes"].i for each in engines),
             "max_cached_engines": max(each.attr["max_cached_engines_count"].i for each in engines),
         }
@@ -171,8 +172,6 @@ def broken_claims(variant: str, facts: Facts, contract: Contract | None) -> list
     outside = sum(notes["outer_ops"].values()) - sum(notes["outer_ops"].get(op, 0) for op in _NO_OPERATIONS)
     if outside > (within := sum(notes["segment_operations"])):
         broken.append(f"{outside} operations are outside its engines, and {within} within")
-    if foreign := sorted(set(notes["segment_ops"]) - segments.TAKEN):
-        broken.append(f"TF-TRT converts no {', '.join(foreign)}")
     if not notes["built_on_device"]:
         broken.append("its engines are none that a board builds itself")
     return broken
@@ -183,7 +182,9 @@ def runner(path: Path, contract: Contract, threads: int = 1) -> GraphRunner:
     import tensorflow as tf
 
     graph_def = reading.read_runnable(path)
-    batch = reading.placeholder(graph_def, path).attr["shape"].shape.dim[0].size
+    batch, *sizes = (dim.size for dim in reading.placeholder(graph_def, path).attr["shape"].shape.dim)
+    if sizes != [contract.image.height, contract.image.width, 3]:
+        raise ModelError(f"{path} takes images of {sizes}, and the contract names others: it is another model's.")
     executes, untimed = f"TensorFlow {tf.__version__}", None
     for found in engine.find(graph_def):
         engine.swap_for_native_segment(found)

@@ -78,7 +78,6 @@ def write(graph_def: GraphDef, settings: Settings) -> GraphDef:
             if operation.name == OUTPUT or any(consumer.name not in inside for consumer in tensor.consumers())
         ]
         moved |= {tensor.name: f"{ENGINE.format(index)}:{place}" for place, tensor in enumerate(outputs)}
-        moved |= {f"^{name}": f"^{ENGINE.format(index)}" for name in inside}
         engine, function = _engine(index, segment, outputs, nodes, graph_def, settings)
         written.node.append(engine)
         written.library.function.append(function)
@@ -88,7 +87,8 @@ def write(graph_def: GraphDef, settings: Settings) -> GraphDef:
     constants = [node for node in nodes.values() if node.op == "Const" and node.name in wanted]
     written.node.extend([*constants, *kept])
     for node in written.node:
-        references = [moved.get(_whole(reference), reference) for reference in node.input]
+        data = [reference for reference in node.input if not reference.startswith("^")]  # It only computes.
+        references = [moved.get(_whole(reference), reference) for reference in data]
         del node.input[:]
         node.input.extend(reference.removesuffix(":0") for reference in references)
     if OUTPUT in gone:
@@ -100,6 +100,23 @@ def write(graph_def: GraphDef, settings: Settings) -> GraphDef:
 def find(graph_def: GraphDef) -> list[NodeDef]:
     """The graph's engines."""
     return [node for node in graph_def.node if node.op == OP]
+
+
+def is_built_on_device(engine: NodeDef, graph_def: GraphDef) -> bool:
+    """Whether a board builds an engine from its native segment, and finds its inputs and outputs there.
+
+    Attributes that are not there have TensorFlow's defaults: an engine is static, and may be built at the first run.
+    """
+    if "static_engine" not in engine.attr or engine.attr["static_engine"].b:
+        return False
+    if "_allow_build_at_runtime" in engine.attr and not engine.attr["_allow_build_at_runtime"].b:
+        return False
+    name = engine.attr["segment_func"].func.name
+    signature = next((each.signature for each in graph_def.library.function if each.signature.name == name), None)
+    return signature is not None and all(
+        [argument.name.lower() for argument in arguments] == [prefix.format(place) for place in range(len(arguments))]
+        for arguments, prefix in ((signature.input_arg, SEGMENT_INPUT), (signature.output_arg, SEGMENT_OUTPUT))
+    )
 
 
 def swap_for_native_segment(engine: NodeDef) -> None:
@@ -178,18 +195,12 @@ def _function(
     for place, tensor in enumerate(inputs):
         tensors[tensor.name] = SEGMENT_INPUT.format(place)
         function.signature.input_arg.add(name=tensors[tensor.name], type=tensor.dtype.as_datatype_enum)
-    names = set()
     for node in nodes:
-        names.add(node.name)
         tensors |= {f"{node.name}:{index}": output for index, output in enumerate(_outputs(node))}
         added = function.node_def.add()
         added.CopyFrom(node)
         added.ClearField("input")
-        for reference in node.input:
-            if not reference.startswith("^"):
-                added.input.append(tensors[_whole(reference)])
-            elif reference.removeprefix("^") in names:  # Whatever is outside has run before.
-                added.input.append(reference)
+        added.input.extend(tensors[_whole(each)] for each in node.input if not each.startswith("^"))
     for place, tensor in enumerate(outputs):
         result = SEGMENT_OUTPUT.format(place)
         function.signature.output_arg.add(name=result, type=tensor.dtype.as_datatype_enum)
@@ -199,7 +210,7 @@ def _function(
 
 def _whole(reference: str) -> str:
     """A graph's reference to a tensor with its number: ``conv:0`` for ``conv``."""
-    return reference if ":" in reference or reference.startswith("^") else f"{reference}:0"
+    return reference if ":" in reference else f"{reference}:0"
 
 
 def source(reference: str) -> str:

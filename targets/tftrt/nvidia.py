@@ -3,6 +3,7 @@
 This file runs there by itself, in Python 3.6 too: ``PYTHON nvidia.py GRAPH.pb OUT.pb SETTINGS``, settings as JSON.
 """
 
+import inspect
 import json
 import sys
 
@@ -16,7 +17,8 @@ def main(source, target, settings):
     graph_def = tf.compat.v1.GraphDef()
     with open(source, "rb") as file:
         graph_def.ParseFromString(file.read())
-    kept = "nodes_blacklist" if tf.__version__.startswith("1.") else "nodes_denylist"
+    arguments = inspect.signature(trt_convert.TrtGraphConverter.__init__).parameters
+    kept = "nodes_denylist" if "nodes_denylist" in arguments else "nodes_blacklist"  # Older ones say so.
     converter = trt_convert.TrtGraphConverter(
         input_graph_def=graph_def,
         precision_mode=settings["precision"],

@@ -77,14 +77,15 @@ def interface(graph_def: GraphDef, path: Path) -> tuple[tuple[TensorFacts, ...],
     """
     import tensorflow as tf
 
-    try:
-        graph = _imported(graph_def)
-    except (ValueError, KeyError, TypeError, IndexError, RuntimeError, tf.errors.OpError) as problem:
-        raise ModelError(f"{path} is damaged: TensorFlow {tf.__version__} cannot import it ({problem}).") from None
     used = {engine.source(reference) for node in graph_def.node for reference in node.input}
     inputs = [node.name for node in graph_def.node if node.op.startswith("Placeholder")]
-    outputs = [node.name for node in graph_def.node if node.name not in {*used, *inputs} and node.op != "Const"]
-    results = [graph.get_operation_by_name(name).outputs for name in (*inputs, *outputs)]
+    last = [node for node in graph_def.node if node.name not in {*used, *inputs} and node.op != "Const"]
+    outputs = [_stand_in(node.name) if node.op == engine.OP else node.name for node in last]
+    try:
+        graph = _imported(graph_def)
+        results = [graph.get_operation_by_name(name).outputs for name in (*inputs, *outputs)]
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError, tf.errors.OpError) as problem:
+        raise ModelError(f"{path} is damaged: TensorFlow {tf.__version__} cannot import it ({problem}).") from None
     facts = [_tensor_facts(tensors[0]) for tensors in results if tensors]
     return tuple(facts[: len(inputs)]), tuple(facts[len(inputs) :])
 

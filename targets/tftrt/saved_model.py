@@ -55,8 +55,13 @@ def read(path: Path) -> GraphDef:
         raise ModelError(f"{file} cannot be read: {problem.strerror}.") from None
     except DecodeError as problem:
         raise ModelError(f"{file} is not a SavedModel, or damaged: {problem}.") from None
-    if len(saved.meta_graphs) != 1 or SIGNATURE not in saved.meta_graphs[0].signature_def:
+    found = [(list(each.meta_info_def.tags), dict(each.signature_def)) for each in saved.meta_graphs]
+    if [tags for tags, _ in found] != [[_TAG]] or SIGNATURE not in found[0][1]:
         raise ModelError(f"{path} is not a SavedModel of one frozen graph, or it is damaged.")
+    signature = found[0][1][SIGNATURE]
+    for tensors, name in ((signature.inputs, INPUT), (signature.outputs, OUTPUT)):
+        if {key: info.name for key, info in tensors.items()} != {name: f"{name}:0"}:
+            raise ModelError(f"{path} names other tensors than {name} in its signature, or it is damaged.")
     return saved.meta_graphs[0].graph_def
 
 

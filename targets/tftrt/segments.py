@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _TAKEN = """
-    Abs Add AddN AddV2 AvgPool BatchMatMul BatchMatMulV2 BiasAdd ClipByValue ConcatV2 Const Conv2D Conv2DBackpropInput
-    DepthToSpace DepthwiseConv2dNative Div Elu Exp ExpandDims FloorDiv FusedBatchNorm FusedBatchNormV2
-    FusedBatchNormV3 GatherV2 Identity LeakyRelu Log MatMul Max MaxPool Maximum Mean Min Minimum Mul Neg Pack Pad Pow
-    Prod RealDiv Reciprocal Relu Relu6 Reshape ResizeBilinear ResizeNearestNeighbor Rsqrt Selu Sigmoid Slice Snapshot
-    Softmax Softplus Softsign SpaceToDepth Split Sqrt Square SquaredDifference Squeeze StopGradient StridedSlice Sub
-    Sum Tanh Transpose Unpack
+    Abs Add AddN AddV2 AvgPool BatchMatMul BatchMatMulV2 BiasAdd ClipByValue ConcatV2 Const Conv2D
+    Conv2DBackpropInput DepthToSpace DepthwiseConv2dNative Div Elu Exp ExpandDims FloorDiv Identity LeakyRelu Log
+    MatMul Max MaxPool Maximum Mean Min Minimum Mul Neg Pack Pad Pow Prod RealDiv Reciprocal Relu Relu6 Reshape
+    ResizeBilinear ResizeNearestNeighbor Rsqrt Selu Sigmoid Slice Snapshot Softmax Softplus Softsign SpaceToDepth
+    Split Sqrt Square SquaredDifference Squeeze StopGradient StridedSlice Sub Sum Tanh Transpose Unpack
 """
 TAKEN = frozenset(_TAKEN.split())
 
@@ -106,6 +105,8 @@ def _axes(place: int) -> Callable[[Any], str | None]:
             return f"{operation.inputs[place].name} is no constant"
         data = operation.inputs[1 if place == 0 else 0]
         rank = data.shape.rank or 0
+        if not axes.size:
+            return "it names no axes"
         return "it works along the batch" if {0, -rank} & set(np.ravel(axes).tolist()) else None
 
     return demand
@@ -137,13 +138,28 @@ def _product(operation: Any) -> str | None:
     return "its first factor is transposed" if operation.get_attr("transpose_a") else _fixed(1)(operation)
 
 
-def _normalisation(operation: Any) -> str | None:
-    return "it is in training" if operation.get_attr("is_training") else _fixed(1, 2, 3, 4)(operation)
-
-
 def _strided_slice(operation: Any) -> str | None:
-    whole = operation.get_attr("begin_mask") & operation.get_attr("end_mask") & 1
-    return _fixed(1, 2, 3)(operation) if whole else "it takes a part of the batch"
+    if not operation.get_attr("begin_mask") & operation.get_attr("end_mask") & 1:
+        return "it takes a part of the batch"
+    if operation.get_attr("new_axis_mask"):
+        return "it adds dimensions"
+    steps = _constant(operation, 3)
+    return "its steps go backwards" if steps is not None and (steps < 0).any() else _fixed(1, 2, 3)(operation)
+
+
+def _nothing_fixed(operation: Any) -> str | None:
+    """No input may be a constant."""
+    fixed = [tensor.name for tensor in operation.inputs if tensor.op.type == "Const"]
+    return f"{fixed[0]} is a constant" if fixed else None
+
+
+def _concatenation(operation: Any) -> str | None:
+    fixed = [tensor.name for tensor in list(operation.inputs)[:-1] if tensor.op.type == "Const"]
+    return f"{fixed[0]} is a constant" if fixed else _axes(-1)(operation)
+
+
+def _resizing(operation: Any) -> str | None:
+    return "it counts from the centres of pixels" if operation.get_attr("half_pixel_centers") else _fixed(1)(operation)
 
 
 def _slice(operation: Any) -> str | None:
@@ -154,7 +170,7 @@ def _slice(operation: Any) -> str | None:
 
 
 def _stacking(operation: Any) -> str | None:
-    return "it works along the batch" if operation.get_attr("axis") == 0 else None
+    return "it works along the batch" if operation.get_attr("axis") == 0 else _nothing_fixed(operation)
 
 
 def _squeeze(operation: Any) -> str | None:
@@ -164,11 +180,11 @@ def _squeeze(operation: Any) -> str | None:
 _DEMANDS: dict[str, Callable[[Any], str | None]] = {
     **dict.fromkeys(("Conv2D", "DepthwiseConv2dNative"), _convolution),
     **dict.fromkeys(("Mean", "Sum", "Max", "Min", "Prod", "ExpandDims"), _axes(1)),
-    **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), _normalisation),
     **dict.fromkeys(("Pack", "Unpack"), _stacking),
-    **dict.fromkeys(("ResizeBilinear", "ResizeNearestNeighbor", "BiasAdd", "Transpose"), _fixed(1)),
-    "ConcatV2": _axes(-1),
-    "GatherV2": _axes(2),
+    **dict.fromkeys(("ResizeBilinear", "ResizeNearestNeighbor"), _resizing),
+    **dict.fromkeys(("BiasAdd", "Transpose"), _fixed(1)),
+    "ConcatV2": _concatenation,
+    "SquaredDifference": _nothing_fixed,
     "Split": _axes(0),
     "MatMul": _product,
     "Pad": _pad,

@@ -61,7 +61,7 @@ def test_an_unknown_verb_names_the_known_ones() -> None:
         (["bench", ".", "--out", "out"], "holds no manifest.json"),
         (["predict", "nowhere", "photo.jpg"], "nowhere does not exist"),
         (["inspect", "nowhere.tflite"], "nowhere.tflite does not exist"),
-        (["inspect", "."], "no model file that leafport can open: their names end in .pb, .tflite"),
+        (["inspect", "."], "no model file that leafport can open: their names end in .pb, -savedmodel, .tflite"),
         (["evaluate", "nowhere", "--data", "photographs"], "nowhere is not a classifier"),
         (["train", "nowhere", "--out", "out"], "nowhere is not a folder"),
     ],

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from leafport.classifier import Classifier
+from leafport.contract import Contract, ImageInput
 from leafport.errors import ModelError
 from leafport.export import graph
 from leafport.export.graph import ServingGraph
@@ -85,3 +87,26 @@ def test_reshapes_do_not_ask_for_the_batchs_size(side: int, classifier: Classifi
     for batch in (1, 4):
         answers = built.function(None)(image[:batch].astype(np.float32))["probabilities"]
         np.testing.assert_allclose(answers, reshaping.predict(image[:batch]), atol=1e-5)
+
+
+def test_what_is_calculated_from_large_weights_is_folded(tmp_path: Path) -> None:
+    """Large kernels stay out of Grappler, but not where something is made of their values, as QAT's rounding is."""
+    import keras
+
+    class Halved(keras.layers.Layer):  # type: ignore[misc]
+        def build(self, shape: tuple[int, ...]) -> None:
+            self.kernel = self.add_weight(shape=(shape[-1], 400), initializer="ones", name="kernel")
+
+        def call(self, x: Any) -> Any:
+            return keras.ops.matmul(x, keras.ops.abs(self.kernel) * 0.5)
+
+    image = keras.Input((8, 8, 3))
+    x = Halved()(keras.layers.Dense(200)(keras.layers.Flatten()(image)))
+    model = keras.Model(image, keras.layers.Dense(2, activation="softmax")(x))
+    contract = Contract(name="tiny", task="class", labels=("a", "b"), image=ImageInput(height=8, width=8))
+    built = graph.build(Classifier(model, contract), tmp_path)
+    ops = {node.op for node in built.graph_def().node}
+    assert not ops & {"Abs", "Mul"}
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
+    expected = model(pixels, training=False)
+    np.testing.assert_allclose(built.function(None)(pixels)["probabilities"], expected, atol=1e-5)

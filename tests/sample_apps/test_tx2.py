@@ -128,7 +128,7 @@ class Cuda(onnx_engine.Cuda):  # Memory of this process for that of a GPU.
 
 onnx_engine.Cuda = Cuda
 assert onnx_engine.available()
-classifier = onnx_engine.OnnxClassifier(Path(sys.argv[3]))
+classifier = onnx_engine.OnnxClassifier(Path(sys.argv[3]), (32, 32, 3), 3)
 answers = classifier.predict(np.full((32, 32, 3), 7, np.uint8)).tolist()
 print(json.dumps({"executes": classifier.executes, "probabilities": answers, "fed": tensorrt.Context.fed}))
 """

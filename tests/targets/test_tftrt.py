@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from leafport.errors import ConversionError, ModelError, UserError
 from leafport.export import graph
 from leafport.export.graph import ServingGraph
 from leafport.targets import tftrt
-from leafport.targets.tftrt import engine, nvidia, operations, reading
+from leafport.targets.tftrt import engine, nvidia, operations, reading, saved_model, segments
 from tests import environments, tensorflow_operations
 
 ENGINES = ("fp32", "fp16", "fp32-savedmodel", "fp16-savedmodel")
@@ -41,9 +42,12 @@ nvidia = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(nvidia)
 signature = inspect.signature(trt_convert.TrtGraphConverter.__init__)
 
+def stand_in(self, **given):
+    self.given = signature.bind(self, **given).arguments
+stand_in.__signature__ = signature
+
 class Converter:
-    def __init__(self, **given):
-        self.given = signature.bind(self, **given).arguments
+    __init__ = stand_in
     def convert(self):
         return self.given["input_graph_def"]
 
@@ -249,6 +253,73 @@ def test_what_an_old_tensorflow_cannot_read_is_not_written(serving_graph: Servin
         tftrt.convert(newer, "frozen", tmp_path, tftrt.Options(tensorflow="2.14"))
 
 
+def test_control_inputs_make_no_circle(tmp_path: Path) -> None:
+    """An order that computes nothing must not make a native operation wait for the engine that waits for it."""
+    built = tiny_graph(tmp_path, "gelu")
+    graph_def = built.graph_def()
+    nodes = {node.name: node for node in graph_def.node}
+    (native,) = (node for node in nodes.values() if node.op == "Erfc")
+    (convolution,) = (node for node in nodes.values() if node.op == "Conv2D")
+    native.input.append(f"^{convolution.name}")
+    built.path.write_bytes(graph_def.SerializeToString())
+    path = tftrt.convert(built, "fp16", tmp_path, tftrt.Options(minimum_segment_size=1))
+    pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    assert tftrt.runner(path, built.contract).predict(pixels).shape == (1, 2)
+    assert not [each for node in reading.read(path).node for each in node.input if each.startswith("^")]
+
+
+def test_a_graph_that_ends_in_an_engine_is_inspected(written: dict[str, Path], tmp_path: Path) -> None:
+    graph_def = graph.read_graph_def(written["fp16"])
+    kept = [node for node in graph_def.node if node.name != "probabilities"]
+    del graph_def.node[:]
+    graph_def.node.extend(kept)
+    (tmp_path / "ends.pb").write_bytes(graph_def.SerializeToString())
+    facts = tftrt.inspect(tmp_path / "ends.pb")
+    assert facts.notes["engines"] == 1
+    assert [tensor.shape for tensor in facts.outputs] == [(None, 3)]
+
+
+def static(graph_def: Any) -> None:
+    """TensorFlow's default for an attribute that is not there is true."""
+    del engine.find(graph_def)[0].attr["static_engine"]
+
+
+def renamed_input(graph_def: Any) -> None:
+    function = graph_def.library.function[0]
+    function.signature.input_arg[0].name = "x"
+    for node in function.node_def:
+        node.input[:] = ["x" if each == "tensorrtinputph_0" else each for each in node.input]
+
+
+@pytest.mark.parametrize("damage", [static, renamed_input])
+def test_an_engine_that_no_board_would_build_is_refused(
+    damage: Callable[[Any], None], written: dict[str, Path], tmp_path: Path, classifier: Classifier
+) -> None:
+    graph_def = graph.read_graph_def(written["fp16"])
+    damage(graph_def)
+    (tmp_path / "wrong.pb").write_bytes(graph_def.SerializeToString())
+    broken = tftrt.broken_claims("fp16", tftrt.inspect(tmp_path / "wrong.pb"), classifier.contract)
+    assert any("a board builds" in sentence for sentence in broken), broken
+
+
+def test_a_savedmodel_that_points_elsewhere_is_refused(written: dict[str, Path], tmp_path: Path) -> None:
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    whole = (written["fp16-savedmodel"] / saved_model.FILE).read_bytes()
+    for damage in ("tag", "signature"):
+        saved = SavedModel.FromString(whole)
+        (meta_graph,) = saved.meta_graphs
+        if damage == "tag":
+            meta_graph.meta_info_def.tags[0] = "other"
+        else:
+            meta_graph.signature_def["serving_default"].outputs["probabilities"].name = "image:0"
+        folder = tmp_path / damage
+        folder.mkdir()
+        (folder / saved_model.FILE).write_bytes(saved.SerializeToString())
+        with pytest.raises(ModelError, match="damaged"):
+            tftrt.inspect(folder)
+
+
 def test_anybodys_graph_is_inspected(tmp_path: Path) -> None:
     import tensorflow as tf
 
@@ -325,6 +396,11 @@ def test_the_tensorflows_of_boards_run_the_graphs(
     np.testing.assert_allclose(said["frozen"], classifier.predict(pixels), atol=1e-5)
     for variant in ENGINES:
         np.testing.assert_array_equal(said[variant], said["frozen"])
+
+
+def test_the_table_holds_all_that_an_engine_may() -> None:
+    for version in operations.versions():
+        assert all(operations.attributes(name, version) is not None for name in segments.TAKEN), version
 
 
 @pytest.mark.environment("tensorflow-1.15")

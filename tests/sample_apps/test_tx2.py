@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -267,6 +267,25 @@ def test_engines_are_not_built_where_there_is_nothing_to_build_them_with(board: 
     finished = run(board / "build_engines.py")
     assert finished.returncode == 2
     assert "nothing to build engines with" in finished.stderr
+
+
+@pytest.mark.parametrize("built", [b"an engine", b""])
+def test_an_engine_that_was_not_built_is_not_stored(
+    app: ModuleType, built: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow runs a segment without TensorRT that it cannot build, and stores nothing for it."""
+    classifier = app.Classifier.__new__(app.Classifier)
+    classifier.engines, classifier._errors = ["scope/TRTEngineOp_0"], OSError
+    classifier._session = SimpleNamespace(graph=None, run=lambda parts: [part.write_bytes(built) for part in parts])
+    monkeypatch.setattr(app, "store_operations", lambda graph, parts: parts.values())
+    if built:
+        classifier.store_engines(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"TRTEngineOp_0", "built-by.txt"}
+        assert (tmp_path / "built-by.txt").read_text() == app.board_and_tensorrt()
+    else:
+        with pytest.raises(app.AppError, match="built no engine for scope/TRTEngineOp_0"):
+            classifier.store_engines(tmp_path)
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -236,8 +236,10 @@ def _only_kernels(graph_def: GraphDef) -> set[str]:
     others: set[str] = set()
     for node in graph_def.node:
         for place, reference in enumerate(node.input):
+            control, name, _ = _split_reference(reference)
             is_kernel = place == 1 and node.op in ("Conv2D", "DepthwiseConv2dNative", "MatMul")
-            (kernels if is_kernel else others).add(_split_reference(reference)[1])
+            if not control:
+                (kernels if is_kernel else others).add(name)
     return kernels - others
 
 

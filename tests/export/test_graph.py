@@ -104,7 +104,10 @@ def test_what_is_calculated_from_large_weights_is_folded(tmp_path: Path) -> None
     x = Halved()(keras.layers.Dense(200)(keras.layers.Flatten()(image)))
     model = keras.Model(image, keras.layers.Dense(2, activation="softmax")(x))
     contract = Contract(name="tiny", task="class", labels=("a", "b"), image=ImageInput(height=8, width=8))
-    built = graph.build(Classifier(model, contract), tmp_path)
+    classifier = Classifier(model, contract)
+    _, kept_out = graph._freeze(model, contract)
+    assert [name for name in kept_out if "dense" in name] == list(kept_out) != []  # But the kernel of 200 units is.
+    built = graph.build(classifier, tmp_path)
     ops = {node.op for node in built.graph_def().node}
     assert not ops & {"Abs", "Mul"}
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
